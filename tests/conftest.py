@@ -1,8 +1,8 @@
 """What every test gets: both event loops, debug mode, and a search for what it left behind.
 
 An async test runs once on asyncio's own loop and once on uvloop; its id says which. After any test
-its tasks have ended, its threads have ended and its descriptors are closed, or the test has an error.
-A test that cannot help it says so with ``@pytest.mark.leaves_over(reason)``.
+its tasks and threads have ended and its descriptors are closed, or the test has an error. One that
+cannot help it says so with ``@pytest.mark.leaves_over(reason)``.
 """
 
 from __future__ import annotations
@@ -46,6 +46,13 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     if uvloop is not None:
         factories["uvloop"] = uvloop.new_event_loop
     return factories
+
+
+def pytest_sessionstart() -> None:
+    """Use each kind of loop once: uvloop's first one opens a pipe that the process keeps."""
+    for factory in pytest_asyncio_loop_factories().values():
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(asyncio.sleep(0))
 
 
 @pytest.fixture(autouse=True)
