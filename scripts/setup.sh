@@ -41,16 +41,15 @@ find_python() {
     return 1
 }
 
-# make_venv PYTHON: Debian splits ensurepip, without which there is no pip, off into python3-venv.
+# make_venv PYTHON: Debian has ensurepip, without which a venv has no pip, in a package of its own.
 make_venv() {
+    package=python$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv
     rm -rf .venv
-    "$1" -m venv .venv >/dev/null 2>&1 && return
-    version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    rm -rf .venv
-    apt_install "python$version-venv" && "$1" -m venv .venv && return
+    "$1" -c 'import ensurepip' 2>/dev/null || apt_install "$package" || true
+    "$1" -m venv .venv >&2 && return
     rm -rf .venv
     "$1" -m virtualenv -q .venv 2>/dev/null && return
-    say "cannot make a virtual environment: install python$version-venv or virtualenv, then try again"
+    say "cannot make a virtual environment: install $package or virtualenv, then try again"
     return 1
 }
 
