@@ -1,0 +1,149 @@
+"""The allocating-write queue: whose turn it is to change metadata, and group commit.
+
+Requests that need clusters queue here. A task of the image's own takes the turn (an
+``asyncio.Lock``, first come first served), takes *everything* queued, commits it as one group and
+wakes each request; meanwhile the next group gathers. Whoever else changes metadata (the need-check
+timer, a resize, a repair) takes the same turn, which is what QEMU calls plugging the queue.
+
+A request that is cancelled while it waits was never started; once its group is being committed it
+waits for the end and only then raises.
+
+Source: qemu 7.2 block/qed.c, where one request at a time is the allocating one; a group here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from qedasync.engine.tasks import TaskOwner
+from qedasync.errors import ImageFailed, QEDError
+from qedasync.storage.base import WriteBuffers
+from qedasync.waiting import Settled
+
+__all__ = ["AllocatingWrite", "AllocQueue"]
+
+_GROUP_REQUESTS = 256
+_GROUP_BYTES = 32 << 20
+
+
+class AllocatingWrite(Settled):
+    """A run of a guest write that needs clusters; it stays within one slice.
+
+    Attributes:
+        pos, length: the guest bytes.
+        buffers: the data, laid end to end; None marks whole clusters as ZERO.
+        error: why it failed, once done.
+    """
+
+    __slots__ = ("buffers", "error", "length", "pos")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pos: int,
+        length: int,
+        buffers: WriteBuffers | None,
+    ) -> None:
+        super().__init__(loop)
+        self.pos = pos
+        self.length = length
+        self.buffers = buffers
+        self.error: BaseException | None = None
+
+
+Commit = Callable[[Sequence[AllocatingWrite]], Awaitable[None]]
+
+
+class AllocQueue:
+    """Gathers allocating writes into groups.
+
+    Args:
+        commit: writes a group; raises if any part of it failed.
+        idle: called when nothing waits any more.
+
+    Attributes:
+        turn: the right to change metadata.
+    """
+
+    def __init__(self, commit: Commit, idle: Callable[[], None], tasks: TaskOwner) -> None:
+        self.turn = asyncio.Lock()
+        self._commit = commit
+        self._idle = idle
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[AllocatingWrite] = []
+        self._committer: asyncio.Task[None] | None = None
+
+    async def write(self, pos: int, length: int, buffers: WriteBuffers | None) -> None:
+        """Queue a run and wait until it is in the image.
+
+        Raises:
+            QEDError: it failed; the old mapping stands.
+
+        Cancellation: may stop before start; else runs to the end, then raises.
+        """
+        request = AllocatingWrite(self._loop, pos, length, buffers)
+        self._waiting.append(request)
+        if self._committer is None:
+            self._committer = self._tasks.start(self._run(), "allocating writes")
+        try:
+            await request.waiter
+        except asyncio.CancelledError:
+            if request in self._waiting:
+                self._waiting.remove(request)
+            else:
+                await request.outlast()
+            raise
+        if request.error is not None:
+            raise request.error
+
+    async def _run(self) -> None:
+        group: list[AllocatingWrite] = []
+        try:
+            while self._waiting:
+                async with self.turn:
+                    group = self._take()
+                    await self._commit_group(group)
+                group = []
+            self._committer = None
+            self._idle()
+        except (
+            BaseException
+        ) as error:  # the loop is shutting down, or there is a bug: wake them all
+            self._committer = None
+            self._abandon(group, error)
+            raise
+
+    def _take(self) -> list[AllocatingWrite]:
+        """Everything that waits, up to what is fair to the loop."""
+        n = size = 0
+        for request in self._waiting[:_GROUP_REQUESTS]:
+            size += request.length
+            if n and size > _GROUP_BYTES:
+                break
+            n += 1
+        group, self._waiting = self._waiting[:n], self._waiting[n:]
+        return group
+
+    async def _commit_group(self, group: list[AllocatingWrite]) -> None:
+        """Commit together; if that fails, one by one, so that only those fail which must."""
+        try:
+            await self._commit(group)
+        except QEDError as error:
+            if len(group) > 1:
+                for request in group:
+                    await self._commit_group([request])
+                return
+            if group:
+                group[0].error = error
+        for request in group:
+            request.finish()
+
+    def _abandon(self, group: list[AllocatingWrite], cause: BaseException) -> None:
+        waiting, self._waiting = self._waiting, []
+        for request in [*group, *waiting]:
+            if not request.done:
+                request.error = ImageFailed("The image stopped before this write could end")
+                request.error.__cause__ = cause
+                request.finish()

@@ -1,0 +1,32 @@
+"""Where the file ends: the one who hands out clusters.
+
+Clusters are only ever handed out past the end of the file, so they hold zeroes and nobody else has
+them. There is no free list; a cluster handed out and never linked is a leak, which a check finds.
+"""
+
+from __future__ import annotations
+
+from qedasync.format.geometry import FileOffset, Geometry
+
+__all__ = ["Allocator"]
+
+
+class Allocator:
+    """Owns the end of the file.
+
+    Attributes:
+        end_of_file: bytes in use, a multiple of the cluster size; entries must lie below it.
+    """
+
+    def __init__(self, geometry: Geometry, end_of_file: int) -> None:
+        self._cluster_bits = geometry.cluster_bits
+        self.end_of_file = end_of_file
+
+    def take(self, n_clusters: int) -> FileOffset:
+        """Hand out a run of clusters; the file has them once something grows it.
+
+        Locks: the caller holds the allocating turn.
+        """
+        offset = self.end_of_file
+        self.end_of_file = offset + (n_clusters << self._cluster_bits)
+        return FileOffset(offset)

@@ -1,0 +1,529 @@
+"""The engine of one open image: its parts put together, and the paths that must be fast.
+
+A read whose slice is cached and whose bytes are in the page cache finishes in
+:meth:`Engine.try_read` without suspending: no lock, no task, no thread, one system call. Because
+such reads never give the loop a turn, they are counted against a limit. A task that meets it pauses
+for one turn of the loop and is then granted its share of the budget: a turn costs about the same
+however many tasks read.
+
+Everything else enters through the gate (:mod:`qedasync.engine.gate`), so that a close or a repair
+can wait until nobody is inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from array import array
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from qedasync.engine.alloc_queue import AllocatingWrite, AllocQueue
+from qedasync.engine.allocator import Allocator
+from qedasync.engine.commit import Committer
+from qedasync.engine.extents import Extent
+from qedasync.engine.gate import Gate
+from qedasync.engine.header_file import HeaderFile
+from qedasync.engine.l2_cache import L2Cache
+from qedasync.engine.need_check import Clock, LoopClock, NeedCheck
+from qedasync.engine.request import Reader
+from qedasync.engine.resize import Grower
+from qedasync.engine.source import Source
+from qedasync.engine.stats import Stats
+from qedasync.engine.status import Mapper
+from qedasync.engine.tables import Tables, load_l1
+from qedasync.engine.tasks import TaskOwner
+from qedasync.engine.write import Writer
+from qedasync.errors import ImageClosed, ImageFailed, QEDError, ReadOnly, StateError
+from qedasync.events import Event
+from qedasync.format.geometry import SLICE_ENTRIES, Geometry
+from qedasync.format.header import (
+    AUTOCLEAR_FEATURE_MASK,
+    HEADER_BYTES,
+    Header,
+    usable_file_size,
+    validate_header,
+)
+from qedasync.storage.base import ReadBuffers, Storage, WriteBuffers
+
+__all__ = ["Engine", "EngineOptions"]
+
+_INLINE_READS = 192  # small reads that may finish in one turn of the loop, by all tasks together
+_SMALL = 32 << 10  # a longer read counts as several
+_INDEX_MASK = SLICE_ENTRIES - 1
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an image is to be driven.
+
+    Attributes:
+        writable: whether anything may be written at all.
+        write_through: every write is durable before it returns.
+        flushes: False turns every flush into nothing, ordering included.
+        l2_cache_bytes: budget for slices of L2 tables.
+        need_check_timeout: quiet seconds before NEED_CHECK is cleared.
+        clock: what time it is.
+    """
+
+    writable: bool = False
+    write_through: bool = False
+    flushes: bool = True
+    l2_cache_bytes: int = 32 << 20
+    need_check_timeout: float = 5.0
+    clock: Clock | None = None
+
+
+async def read_header(storage: Storage) -> Header:
+    """The header, parsed and not yet validated.
+
+    Raises:
+        HeaderError: there is no QED magic.
+        StorageError: it cannot be read.
+    """
+    data = bytearray(HEADER_BYTES)
+    if not storage.try_read_into([data], 0, Event.HEADER_LOAD):
+        await storage.read_into([data], 0, Event.HEADER_LOAD)
+    return Header.parse(data)
+
+
+class Engine:
+    """One open image; made by :meth:`open`, belongs to the loop it was opened on.
+
+    Attributes:
+        storage, geometry, header_file, tables, allocator, queue, need_check: the parts; they are
+        for
+            the modules just above (check, backing), not for users.
+        image_size: guest bytes.
+        backing: what unallocated areas come from, or None.
+        failure: why writes refuse, or None.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        header: Header,
+        geometry: Geometry,
+        l1: array[int],
+        options: EngineOptions,
+        path: str,
+    ) -> None:
+        self.storage = storage
+        self.geometry = geometry
+        self.options = options
+        self.path = path
+        self.stats = Stats()
+        self.failure: BaseException | None = None
+        self.closed = False
+        self.backing: Source | None = None
+        self.loop = asyncio.get_running_loop()
+        self.tasks = TaskOwner("qedasync")
+        self.gate = Gate()
+        self.header_file = HeaderFile(storage, header)
+        end_of_file = usable_file_size(storage.size, geometry.cluster_size)
+        self.allocator = Allocator(geometry, end_of_file)
+        self.cache = L2Cache(options.l2_cache_bytes)
+        self.tables = Tables(
+            storage,
+            geometry,
+            l1,
+            self.cache,
+            self.allocator,
+            self.tasks,
+            self.stats,
+            guard=options.writable,
+        )
+        self.queue = AllocQueue(self._commit, self._queue_idle, self.tasks)
+        self.need_check = NeedCheck(
+            self.header_file,
+            self.sync,
+            self.queue.turn,
+            self.tasks,
+            options.clock or LoopClock(),
+            options.need_check_timeout,
+            self._in_background,
+        )
+        self._committer = Committer(
+            storage,
+            self.tables,
+            self.allocator,
+            self.need_check,
+            self.stats,
+            self.sync,
+            self.fail,
+        )
+        self._reader = Reader(storage, self.tables)
+        self._writer = Writer(storage, self.tables, self.queue)
+        self._grower = Grower(storage, self.tables, self.queue, self.header_file)
+        self._mapper = Mapper(self.tables, path)
+        self._resizing = asyncio.Lock()
+        self._door = asyncio.Lock()  # who may shut the gate
+        self._closing: asyncio.Task[None] | None = None
+        self._background_error: QEDError | None = None
+        self._set_size(header.image_size)
+        # The hot path's own names: attribute chains cost.
+        self._young = self.cache.young
+        self._try_read_into = storage.try_read_into
+        self._slice_shift = geometry.slice_shift
+        self._cluster_bits = geometry.cluster_bits
+        self._cluster_mask = geometry.cluster_mask
+        self._cluster_size = geometry.cluster_size
+        self._inline = 0  # reads that finished inline, ever
+        self._limit = _INLINE_READS  # how far that may go before the running task must pause
+        self._paused = 0  # tasks that wait for the next turn of the loop
+
+    @classmethod
+    async def open(cls, storage: Storage, options: EngineOptions, path: str = "") -> Engine:
+        """Open an image that lies in ``storage``. Without its backing file: see :meth:`attach`.
+
+        Reads the header and the part of L1 in use, whatever the image's size; writes only to clear
+        unknown autoclear bits. Does not look at NEED_CHECK.
+
+        Raises:
+            FormatError: not a usable image.
+            StorageError: it cannot be read.
+        """
+        header = await read_header(storage)
+        geometry = validate_header(header, storage.size)
+        if options.writable and header.unknown_autoclear:
+            known = header.autoclear_features & AUTOCLEAR_FEATURE_MASK
+            header = replace(header, autoclear_features=known)
+            await HeaderFile(storage, header).update(header)
+            await storage.flush()
+        l1 = await load_l1(storage, geometry, header.image_size)
+        return cls(storage, header, geometry, l1, options, path)
+
+    def attach(self, backing: Source | None) -> None:
+        """Set what unallocated areas come from; owned from here on."""
+        self.backing = backing
+        for part in (self._reader, self._writer, self._grower, self._mapper, self._committer):
+            part.backing = backing
+
+    @property
+    def header(self) -> Header:
+        """The header as it is on disk."""
+        return self.header_file.header
+
+    # ------------------------------------------------------------------ reads
+
+    def try_read(self, length: int, pos: int) -> bytearray | None:
+        """The bytes, if nothing about them needs waiting for; else None, and nothing is said of
+        why.
+
+        Any argument is safe: what is out of range is None too.
+
+        Locks: none. Never suspends.
+        """
+        if self._inline < self._limit and 0 <= pos <= self.image_size - length and length > 0:
+            entries = self._young.get(pos >> self._slice_shift)
+            if entries is not None:
+                entry = entries[(pos >> self._cluster_bits) & _INDEX_MASK]
+                inside = pos & self._cluster_mask
+                if inside + length <= self._cluster_size:
+                    if entry > 1:
+                        data = bytearray(length)
+                        if not self._try_read_into((data,), entry + inside):
+                            return None
+                    elif entry == 1 or self.backing is None:
+                        data = bytearray(length)
+                    else:
+                        return None
+                    self._inline += 1
+                    if length > _SMALL:
+                        self._limit -= length // _SMALL
+                    return data
+        return None
+
+    def try_read_into(self, buffers: ReadBuffers, pos: int, length: int) -> bool:
+        """Like :meth:`try_read`, into ``buffers``; only from mapped clusters."""
+        if self._inline < self._limit and 0 <= pos <= self.image_size - length and length > 0:
+            offset = self.tables.find_mapped(pos, length)
+            if offset and self._try_read_into(buffers, offset):
+                self._inline += 1
+                if length > _SMALL:
+                    self._limit -= length // _SMALL
+                return True
+        return False
+
+    async def read(self, length: int, pos: int) -> bytearray:
+        """``length`` bytes inside the image, from ``pos`` on: what :meth:`try_read` did not give.
+
+        Raises and cancellation: as :meth:`read_into`.
+        """
+        if self._inline >= self._limit and not self.gate.shut:
+            await self._pause()
+            data = self.try_read(length, pos)
+            if data is not None:
+                return data
+        data = bytearray(length)
+        await self.read_into([data], pos, length)
+        return data
+
+    async def read_into(self, buffers: ReadBuffers, pos: int, length: int) -> None:
+        """Fill ``buffers``, ``length`` bytes in all and inside the image, from ``pos`` on.
+
+        Raises:
+            CorruptTable, StorageError, BackingError: what the run met.
+            ImageClosed: the image is closed.
+
+        Cancellation: when nothing touches the buffers any more.
+        """
+        if self._inline >= self._limit and not self.gate.shut:
+            await self._pause()
+        await self._enter()
+        try:
+            await self._reader.read_into(buffers, pos, length)
+        finally:
+            self.gate.leave()
+        self._limit -= 1 + length // _SMALL
+        self.stats.reads += 1
+        self.stats.read_bytes += length
+
+    async def _pause(self) -> None:
+        """Give the loop a turn, and take this task's share of the budget for the next."""
+        self._paused += 1
+        try:
+            await asyncio.sleep(0)
+        finally:
+            share = max(1, _INLINE_READS // self._paused)
+            self._paused -= 1
+            if not self.gate.shut:
+                self._limit = self._inline + share
+        self.stats.pauses += 1
+
+    # ----------------------------------------------------------------- writes
+
+    async def write(self, buffers: WriteBuffers, pos: int, length: int) -> None:
+        """Write ``buffers``, ``length`` bytes in all and inside the image, at ``pos``.
+
+        Raises:
+            StorageError, CorruptTable, BackingError: a part failed; each cluster is old or new.
+            ReadOnly, ImageFailed, ImageClosed: the image takes no writes.
+
+        Cancellation: what has begun runs to its end first.
+        """
+        await self._enter_to_write()
+        try:
+            offset = self.tables.find_mapped(pos, length)
+            if offset:
+                await self.storage.write(buffers, offset)
+            else:
+                await self._writer.write(buffers, pos, length)
+            if self.options.write_through:
+                await self.sync()
+        finally:
+            self.gate.leave()
+        self.stats.writes += 1
+        self.stats.write_bytes += length
+
+    async def write_zeroes(self, pos: int, length: int) -> None:
+        """Make ``[pos, pos + length)`` read as zeroes; errors and cancellation as :meth:`write`."""
+        await self._enter_to_write()
+        try:
+            await self._writer.write_zeroes(pos, length)
+            if self.options.write_through:
+                await self.sync()
+        finally:
+            self.gate.leave()
+        self.stats.zero_writes += 1
+
+    async def discard(self, pos: int, length: int) -> None:
+        """Give host blocks of whole mapped clusters back; errors as :meth:`write`."""
+        await self._enter_to_write()
+        try:
+            await self._writer.discard(pos, length)
+        finally:
+            self.gate.leave()
+        self.stats.zero_writes += 1
+
+    async def flush(self) -> None:
+        """Make every write that returned before this call durable.
+
+        Raises:
+            StorageError: the host could not; the image has failed then.
+            ImageFailed: an earlier flush or metadata write failed.
+        """
+        await self._enter()
+        try:
+            if self.options.writable:
+                self._check_failure()
+                await self.sync()
+                self._raise_background_error()
+        finally:
+            self.gate.leave()
+        self.stats.flushes += 1
+
+    async def sync(self) -> None:
+        """The one place where the engine flushes its storage.
+
+        After a failed flush nobody knows which of the writes before it are on disk, and the host
+        may well say yes the next time. So the image fails.
+        """
+        if not self.options.flushes:
+            return
+        try:
+            await self.storage.flush()
+        except QEDError as error:
+            self.fail(error)
+            raise
+
+    async def grow(self, new_size: int) -> None:
+        """Make the image larger; the new part reads as zeroes. Durable on return.
+
+        Raises: as :meth:`write`; on an error the size is the old one.
+        """
+        await self._enter_to_write()
+        try:
+            async with self._resizing:
+                await self._grower.prepare(new_size)
+                await self.sync()
+                await self._grower.finish(new_size)
+                self._set_size(new_size)
+                await self.sync()
+        finally:
+            self.gate.leave()
+
+    def _set_size(self, size: int) -> None:
+        self.image_size = size
+        self._writer.image_size = size
+        self._committer.image_size = size
+
+    async def _commit(self, group: Sequence[AllocatingWrite]) -> None:
+        self._check_failure()
+        await self._committer.commit(group)
+
+    def _queue_idle(self) -> None:
+        self.need_check.arm()
+
+    # ---------------------------------------------------------------- mapping
+
+    async def block_status(self, pos: int, length: int) -> list[Extent]:
+        """The runs of ``[pos, pos + length)``; see :meth:`.status.Mapper.block_status`."""
+        await self._enter()
+        try:
+            return await self._mapper.block_status(pos, length)
+        finally:
+            self.gate.leave()
+
+    # ------------------------------------------------------------ life cycle
+
+    async def _enter(self) -> None:
+        """Pass the gate; every caller leaves it again."""
+        if self.gate.shut:
+            await self.gate.opened()
+        if self.closed:
+            raise ImageClosed("The image is closed")
+        self._check_loop()
+        self.gate.inside += 1
+
+    async def _enter_to_write(self) -> None:
+        if not self.options.writable:
+            self._check_closed()
+            raise ReadOnly('The image was opened read-only; open it with mode "r+"')
+        self._check_failure()
+        await self._enter()
+
+    def fail(self, error: BaseException) -> None:
+        """Refuse writes from now on: the outcome of a metadata write or a flush is unknown."""
+        if self.failure is None:
+            self.failure = error
+            self.need_check.may_clear = False
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        """Nobody else is inside: requests in flight have ended, new ones wait at the gate.
+
+        For a repair. Inside, use the parts (``tables``, ``storage``), not the methods that enter.
+        """
+        async with self._door:
+            self._check_closed()
+            await self._shut_gate()
+            try:
+                async with self.queue.turn:
+                    yield
+            finally:
+                self._open_gate()
+
+    async def _shut_gate(self) -> None:
+        self._limit = -1  # the inline reads too
+        await self.gate.close()
+
+    def _open_gate(self) -> None:
+        self._limit = self._inline
+        self.gate.open()
+
+    async def close(self) -> None:
+        """Wait for requests in flight, flush, clear NEED_CHECK, release the files. Idempotent.
+
+        Raises:
+            QEDError: the flush failed, or the bit could not be cleared (it stays set then), or
+            something failed in the background. Everything is released all the same.
+
+        Cancellation: runs to the end.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="qedasync: close")
+        cancelled = False
+        while not self._closing.done():
+            try:
+                await asyncio.wait([self._closing])
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError
+        self._closing.result()
+
+    async def _close(self) -> None:
+        async with self._door:
+            await self._shut_gate()
+            self.closed = True
+            self.gate.open()  # who waited outside learns that the image is closed
+        try:
+            await self.need_check.stop()
+            await self._settle_storage()
+            self._raise_background_error()
+        finally:
+            await self.tasks.drain()
+            await self._release()
+
+    async def _settle_storage(self) -> None:
+        if not self.options.writable or self.failure is not None:
+            return
+        async with self.queue.turn:
+            await self.need_check.clear()
+            await self.sync()
+
+    async def _release(self) -> None:
+        self.cache.clear()
+        try:
+            await self.storage.close()
+        finally:
+            if self.backing is not None:
+                await self.backing.close()
+
+    def _in_background(self, error: QEDError) -> None:
+        """Something failed that nobody waited for; the next flush or close says so."""
+        self._background_error = error
+
+    def _raise_background_error(self) -> None:
+        error, self._background_error = self._background_error, None
+        if error is not None:
+            raise error
+
+    def _check_closed(self) -> None:
+        if self.closed:
+            raise ImageClosed("The image is closed")
+
+    def _check_failure(self) -> None:
+        if self.failure is not None:
+            number = getattr(self.failure, "errno", None) or errno.EIO
+            raise ImageFailed(
+                f"The image takes no writes since an earlier one failed: {self.failure}."
+                " Reads go on; close it and open it again, which checks it",
+                errno=number,
+            ) from self.failure
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self.loop:
+            raise StateError("The image belongs to another event loop: open one on each")

@@ -1,0 +1,278 @@
+"""What a group of allocating writes will do to the file, worked out before anything is written.
+
+Synchronous and without I/O: entries are looked up again (some requests may be in place by now),
+clusters are handed out in queue order, and the result is three lists: data, L2 entries, L1 entries.
+Two requests for one cluster share it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from qedasync.engine.alloc_queue import AllocatingWrite
+from qedasync.engine.allocator import Allocator
+from qedasync.engine.buffers import cut
+from qedasync.engine.tables import Tables
+from qedasync.events import Event
+from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, SLICE_ENTRIES, FileOffset, Geometry
+from qedasync.format.table import pack_entries, sector_span
+from qedasync.storage.base import ZERO_CHUNK, Write, WriteBuffers
+
+__all__ = ["Fill", "Plan"]
+
+_INDEX_MASK = SLICE_ENTRIES - 1
+
+
+@dataclass(slots=True)
+class Fill:
+    """An untouched part of a new cluster, to be copied from the backing file.
+
+    Attributes:
+        pos: guest position to copy from.
+        buffer: filled in before the group is written; as long as the part.
+    """
+
+    pos: int
+    buffer: bytearray
+
+
+class Plan:
+    """One group's changes.
+
+    Args:
+        slices: every slice the group touches, as on disk.
+        copy_below: guest bytes below which the backing file shows through: the smaller of its size
+            and the image's. Beyond, an untouched part is zeroes. 0 without a backing file.
+        zero_fills: whether new clusters read as zeroes without being written.
+
+    Attributes:
+        data: writes of guest data and of untouched parts, in order.
+        fills: the parts of ``data`` to read before it is written.
+        updates: new L2 entries.
+        new_tables: L1 index → offset of a new L2 table.
+        n_clusters: clusters handed out.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        allocator: Allocator,
+        slices: Mapping[int, array[int]],
+        *,
+        copy_below: int,
+        zero_fills: bool,
+    ) -> None:
+        self.data: list[Write] = []
+        self.fills: list[Fill] = []
+        self.updates: dict[int, dict[int, int]] = {}
+        self.new_tables: dict[int, int] = {}
+        self.n_clusters = 0
+        self._tables = tables
+        self._allocator = allocator
+        self._slices = slices
+        self._copy_below = copy_below
+        self._zero_fills = zero_fills
+
+    def place(self, group: Iterable[AllocatingWrite]) -> None:
+        """Work everything out.
+
+        Raises:
+            CorruptTable: an entry to be used is invalid, or its table must not be changed.
+        """
+        for request in group:
+            if request.buffers is None:
+                self._mark_zero(request)
+            else:
+                self._place_data(request, request.buffers)
+        self._place_tables()
+
+    @property
+    def has_new_data(self) -> bool:
+        """Whether data goes to clusters that nothing points to yet."""
+        return self.n_clusters > len(self.new_tables) * self._geometry.table_size
+
+    def l2_writes(self, *, new: bool, old_content: bool = False) -> list[Write]:
+        """The L2 entries as writes of 512-byte groups, one for each slice touched.
+
+        Args:
+            new: those of new tables, else those of tables that were there.
+            old_content: what was there before, to put it back.
+        """
+        writes = []
+        for number, changes in sorted(self.updates.items()):
+            pos = number << self._geometry.slice_shift
+            is_new = self._geometry.l1_index(pos) in self.new_tables
+            if is_new is new:
+                writes.append(self._l2_write(number, changes, is_new, old_content))
+        if new and not self._zero_fills:
+            writes = [*self._blank_tables(), *writes]
+        return writes
+
+    def l1_writes(self, *, old_content: bool = False) -> list[Write]:
+        """The L1 entries of the new tables as writes of 512-byte groups."""
+        entries = self._tables.l1
+        if not old_content:
+            entries = array("Q", entries)
+            for index, offset in self.new_tables.items():
+                entries[index] = offset
+        spans = sorted({sector_span(index, 1) for index in self.new_tables})
+        return [
+            self._table_write(entries, span, self._geometry.l1_table_offset, Event.L1_UPDATE)
+            for span in spans
+        ]
+
+    # ---------------------------------------------------------------- entries
+
+    @property
+    def _geometry(self) -> Geometry:
+        return self._tables.geometry
+
+    def _entry(self, cluster: int) -> int:
+        """The entry of a guest cluster as this plan leaves it."""
+        number, index = cluster >> 9, cluster & _INDEX_MASK
+        changed = self.updates.get(number)
+        if changed is not None and index in changed:
+            return changed[index]
+        return self._slices[number][index]
+
+    def _set_entry(self, cluster: int, entry: int) -> None:
+        self.updates.setdefault(cluster >> 9, {})[cluster & _INDEX_MASK] = entry
+
+    def _take(self, n_clusters: int) -> FileOffset:
+        self.n_clusters += n_clusters
+        return self._allocator.take(n_clusters)
+
+    # ------------------------------------------------------------------ zeroes
+
+    def _mark_zero(self, request: AllocatingWrite) -> None:
+        geometry = self._geometry
+        self._tables.check_own_table(request.pos)
+        pos, end = request.pos, request.pos + request.length
+        while pos < end:
+            inside = pos & geometry.cluster_mask
+            stop = min(pos - inside + geometry.cluster_size, end)
+            cluster = pos >> geometry.cluster_bits
+            entry = self._entry(cluster)
+            if entry == 0:
+                self._set_entry(cluster, 1)
+            elif entry > 1:  # written since this request was queued
+                self._check_entry(entry, pos)
+                self._add_zeroes(entry + inside, stop - pos, Event.PWRITEV_ZERO)
+            pos = stop
+
+    def _add_zeroes(self, offset: int, length: int, event: Event) -> None:
+        zeroes = memoryview(ZERO_CHUNK)
+        while length > 0:
+            step = min(length, len(zeroes))
+            self.data.append(Write(offset, [zeroes[:step]], step, event))
+            offset, length = offset + step, length - step
+
+    # ------------------------------------------------------------------- data
+
+    def _place_data(self, request: AllocatingWrite, buffers: WriteBuffers) -> None:
+        """Clusters for what has none, and the request's bytes as few writes.
+
+        Only the first and the last cluster can have untouched parts.
+        """
+        geometry = self._geometry
+        pos, end = request.pos, request.pos + request.length
+        run_pos = pos
+        run_offset = -1
+        old: int | None = None
+        while pos < end:
+            inside = pos & geometry.cluster_mask
+            cluster, old = self._cluster_for(pos)
+            offset = cluster + inside
+            if pos == request.pos and old is not None:
+                self._fill(old, pos - inside, pos, cluster)
+            if offset != run_offset + pos - run_pos:
+                self._add_data(buffers, run_pos - request.pos, run_offset, pos - run_pos)
+                run_pos, run_offset = pos, offset
+            pos = min(pos - inside + geometry.cluster_size, end)
+        self._add_data(buffers, run_pos - request.pos, run_offset, end - run_pos)
+        if old is not None:
+            self._fill(old, end, geometry.round_up(end), run_offset + end - run_pos)
+
+    def _cluster_for(self, pos: int) -> tuple[int, int | None]:
+        """The cluster of ``pos``, and the old entry if it is a new one (else None)."""
+        geometry = self._geometry
+        cluster = pos >> geometry.cluster_bits
+        entry = self._entry(cluster)
+        if entry > 1:
+            self._check_entry(entry, pos)
+            return entry, None
+        self._tables.check_own_table(pos)
+        offset = self._take(1)
+        self._set_entry(cluster, offset)
+        return offset, entry
+
+    def _check_entry(self, entry: int, pos: int) -> None:
+        if not self._geometry.check_cluster_offset(entry, self._allocator.end_of_file):
+            self._tables.lookup(pos, 1)  # says what is wrong with it
+
+    def _add_data(self, buffers: WriteBuffers, start: int, offset: int, length: int) -> None:
+        if length:
+            self.data.append(Write(offset, cut(buffers, start, length), length, Event.WRITE_AIO))
+
+    def _fill(self, old: int, start: int, stop: int, offset: int) -> None:
+        """The untouched part ``[start, stop)`` of a new cluster, at ``offset`` in the file.
+
+        Differs from QEMU: zeroes for a cluster that was ZERO, and past the image's end; QEMU copies
+        the backing file's bytes there (dossier §7.4).
+        """
+        copied = max(min(stop, self._copy_below), start) if old == 0 else start
+        if copied > start:
+            fill = Fill(start, bytearray(copied - start))
+            self.fills.append(fill)
+            self.data.append(Write(offset, [fill.buffer], copied - start, Event.COW_WRITE))
+        if stop > copied and not self._zero_fills:
+            self._add_zeroes(offset + copied - start, stop - copied, Event.COW_WRITE)
+
+    # ----------------------------------------------------------------- tables
+
+    def _place_tables(self) -> None:
+        """New L2 tables, after the data as QEMU lays them."""
+        geometry = self._geometry
+        for number in sorted(self.updates):
+            pos = number << geometry.slice_shift
+            index = geometry.l1_index(pos)
+            if index not in self.new_tables and self._tables.table_offset(pos) == 0:
+                self.new_tables[index] = self._take(geometry.table_size)
+
+    def _l2_write(
+        self, number: int, changes: Mapping[int, int], is_new: bool, old_content: bool
+    ) -> Write:
+        geometry = self._geometry
+        pos = number << geometry.slice_shift
+        entries = self._slices[number]
+        if not old_content:
+            entries = array("Q", entries)
+            for index, entry in changes.items():
+                entries[index] = entry
+        table = (
+            self.new_tables[geometry.l1_index(pos)] if is_new else self._tables.table_offset(pos)
+        )
+        first = min(changes)
+        span = sector_span(first, max(changes) + 1 - first)
+        event = Event.L2_ALLOC_WRITE if is_new else Event.L2_UPDATE
+        return self._table_write(entries, span, geometry.slice_file_offset(table, pos), event)
+
+    def _blank_tables(self) -> list[Write]:
+        size = self._geometry.table_bytes
+        return [
+            Write(offset, [bytes(size)], size, Event.L2_ALLOC_WRITE)
+            for offset in self.new_tables.values()
+        ]
+
+    @staticmethod
+    def _table_write(
+        entries: array[int], span: tuple[int, int], offset: int, event: Event
+    ) -> Write:
+        first, n = span
+        data = pack_entries(entries, first, n)
+        return Write(offset + first * ENTRY_BYTES, [data], len(data), event)
+
+
+assert SLICE_BYTES == SLICE_ENTRIES * ENTRY_BYTES == 1 << 12  # the 9 in Plan._entry

@@ -1,0 +1,36 @@
+"""What the engine asks of a backing file: bytes at guest positions, and what they are."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from qedasync.engine.extents import Extent
+from qedasync.storage.base import ReadBuffers
+
+__all__ = ["Source"]
+
+
+class Source(Protocol):
+    """A raw file or another image, read only. Reads stay below ``size``; the engine sees to
+    that."""
+
+    @property
+    def size(self) -> int:
+        """Guest-visible bytes."""
+        ...
+
+    def try_read_into(self, buffers: ReadBuffers, pos: int) -> bool:
+        """Fill ``buffers`` at once if that cannot block; after False their content is undefined."""
+        ...
+
+    async def read_into(self, buffers: ReadBuffers, pos: int) -> None:
+        """Fill ``buffers`` from ``pos`` on."""
+        ...
+
+    async def block_status(self, pos: int, length: int) -> list[Extent]:
+        """What is in ``[pos, pos + length)``, in order, without gaps; depths count from 0 here."""
+        ...
+
+    async def close(self) -> None:
+        """Release it. Idempotent."""
+        ...

@@ -1,0 +1,314 @@
+"""L1 and the cached slices of the L2 tables: what is where, as of now.
+
+The lookup is synchronous. Only a slice that is not here makes a request wait, and one load serves
+everybody who waits for it. Nothing here changes before it is on disk: a committer writes first and
+then calls :meth:`Tables.publish`.
+
+The race to keep in mind: a load on a thread may read a slice just before a commit writes it. So
+``publish`` and ``forget`` mark a load in flight as stale, and the loader reads again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Iterable, Mapping
+
+from qedasync.engine.allocator import Allocator
+from qedasync.engine.l2_cache import L2Cache
+from qedasync.engine.stats import Stats
+from qedasync.engine.tasks import TaskOwner
+from qedasync.errors import CorruptTable
+from qedasync.events import Event
+from qedasync.format.cluster import ClusterKind, Lookup, NeedSlice, lookup
+from qedasync.format.geometry import SLICE_BYTES, SLICE_ENTRIES, Geometry
+from qedasync.format.table import SECTOR_ENTRIES, slice_is_sound, unpack_entries
+from qedasync.storage.base import Storage
+
+__all__ = ["SliceUpdates", "Tables", "load_l1"]
+
+SliceUpdates = Mapping[int, Mapping[int, int]]
+"""New entries: slice number → index in the slice → entry."""
+
+_READ_AHEAD_SLICES = 32
+_MAX_KNOWN_TABLES = 1 << 16  # beyond, only a check looks for data on top of L2 tables
+_FOUND = ClusterKind.FOUND
+
+
+async def load_l1(storage: Storage, geometry: Geometry, image_size: int) -> array[int]:
+    """The part of L1 that maps ``image_size`` bytes, in whole 512-byte groups.
+
+    The rest of L1 may be many MiB of which nothing is ever used.
+    """
+    used = geometry.l1_entries_used(image_size)
+    count = min(-(-used // SECTOR_ENTRIES) * SECTOR_ENTRIES, geometry.table_entries)
+    if not count:
+        return array("Q")
+    data = bytearray(count * 8)
+    if not storage.try_read_into([data], geometry.l1_table_offset, Event.L1_LOAD):
+        await storage.read_into([data], geometry.l1_table_offset, Event.L1_LOAD)
+    return unpack_entries(data)
+
+
+class _Load:
+    """A slice on its way from disk."""
+
+    __slots__ = ("stale", "task")
+
+    def __init__(self) -> None:
+        self.stale = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Tables:
+    """The mapping of one image.
+
+    Attributes:
+        l1: the entries in use, as on disk (see :func:`load_l1`).
+        cache: the slices.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        geometry: Geometry,
+        l1: array[int],
+        cache: L2Cache,
+        allocator: Allocator,
+        tasks: TaskOwner,
+        stats: Stats,
+        *,
+        guard: bool,
+    ) -> None:
+        """``guard``: whether to find out data that lies on top of an L2 table (to be written)."""
+        self.geometry = geometry
+        self.l1 = l1
+        self.cache = cache
+        self._storage = storage
+        self._allocator = allocator
+        self._tasks = tasks
+        self._stats = stats
+        self._guard = guard
+        self._loading: dict[int, _Load] = {}
+        self._table_clusters: set[int] | None = None
+        self._own_tables: set[int] = set()  # L1 indices whose table nobody else names
+        self._last_loaded = -2
+        self._ahead = 1
+
+    # ---------------------------------------------------------------- lookups
+
+    def lookup(self, pos: int, length: int) -> Lookup | NeedSlice:
+        """What is at ``pos``; loads the slice if that cannot block.
+
+        Raises:
+            CorruptTable: the entry is invalid.
+        """
+        end = self._allocator.end_of_file
+        found = lookup(self.geometry, self.l1, self.cache, pos, length, end)
+        if type(found) is NeedSlice and self._load_now(found):
+            found = lookup(self.geometry, self.l1, self.cache, pos, length, end)
+        if self.cache.suspect and type(found) is Lookup and found.kind is _FOUND:
+            self._check_overlap(found, pos)
+        return found
+
+    async def find_cluster(self, pos: int, length: int) -> Lookup:
+        """What is at ``pos``, and how far that reaches within its slice.
+
+        Raises:
+            CorruptTable: the entry is invalid.
+            StorageError: the slice cannot be read.
+
+        Locks: none. Cancellation: at once; a load goes on for others.
+        Source: qemu 7.2 block/qed-cluster.c: qed_find_cluster.
+        """
+        while type(found := self.lookup(pos, length)) is NeedSlice:
+            await self._load(found)
+        assert type(found) is Lookup
+        return found
+
+    def find_mapped(self, pos: int, length: int) -> int:
+        """The file offset of ``[pos, pos + length)`` if one cluster at hand has it all, else 0."""
+        geometry = self.geometry
+        entries = self.cache.young.get(pos >> geometry.slice_shift)
+        if entries is None:
+            return 0
+        entry = entries[(pos >> geometry.cluster_bits) & (SLICE_ENTRIES - 1)]
+        inside = pos & geometry.cluster_mask
+        if entry > 1 and inside + length <= geometry.cluster_size:
+            return entry + inside
+        return 0
+
+    def table_offset(self, pos: int) -> int:
+        """The L1 entry for ``pos``; 0 if there is no L2 table."""
+        index = pos >> self.geometry.l1_shift
+        return self.l1[index] if index < len(self.l1) else 0
+
+    async def slice_entries(self, number: int) -> array[int]:
+        """A slice as on disk, not to be changed; all 0 where there is no L2 table."""
+        pos = number << self.geometry.slice_shift
+        if self.table_offset(pos) == 0:
+            return array("Q", bytes(SLICE_BYTES))
+        while (entries := self.cache.get(number)) is None:
+            found = self.lookup(pos, 1)
+            if type(found) is NeedSlice:
+                await self._load(found)
+        return entries
+
+    # ------------------------------------------------------------------ loads
+
+    def _load_now(self, need: NeedSlice) -> bool:
+        if need.slice_number in self._loading:
+            return False
+        number, count = need.slice_number, self._read_ahead(need.slice_number)
+        data = bytearray(count * SLICE_BYTES)
+        if not self._storage.try_read_into([data], need.file_offset, Event.L2_LOAD):
+            if count == 1:
+                return False
+            count, data = 1, bytearray(SLICE_BYTES)
+            if not self._storage.try_read_into([data], need.file_offset, Event.L2_LOAD):
+                return False
+        self._keep(number, data, count)
+        return True
+
+    def _read_ahead(self, number: int) -> int:
+        """How many slices to read from ``number`` on: more, the longer access is sequential."""
+        sequential = number == self._last_loaded + 1
+        self._ahead = min(self._ahead * 2, _READ_AHEAD_SLICES) if sequential else 1
+        in_table = self.geometry.slices_per_table
+        count = min(self._ahead, in_table - number % in_table)
+        for following in range(number + 1, number + count):
+            if following in self.cache or following in self._loading:
+                count = following - number
+                break
+        return count
+
+    def _keep(self, number: int, data: bytearray, count: int) -> None:
+        end = self._allocator.end_of_file
+        view = memoryview(data)
+        for i in range(count):
+            raw = bytes(view[i * SLICE_BYTES : (i + 1) * SLICE_BYTES])
+            entries = unpack_entries(raw)
+            sound = slice_is_sound(raw, self.geometry, end) and not self._overlaps(entries)
+            self.cache.put(number + i, entries, sound=sound)
+        self._stats.l2_loads += count
+        self._last_loaded = number + count - 1
+
+    async def _load(self, need: NeedSlice) -> None:
+        """Wait for the one load of this slice, starting it if nobody has."""
+        load = self._loading.get(need.slice_number)
+        if load is None:
+            load = self._loading[need.slice_number] = _Load()
+            load.task = self._tasks.start(self._run_load(need, load), "L2 load")
+        assert load.task is not None
+        await asyncio.shield(load.task)
+
+    async def _run_load(self, need: NeedSlice, load: _Load) -> None:
+        try:
+            while True:
+                load.stale = False
+                data = bytearray(SLICE_BYTES)
+                await self._storage.read_into([data], need.file_offset, Event.L2_LOAD)
+                if not load.stale:
+                    self._keep(need.slice_number, data, 1)
+                    return
+        finally:
+            del self._loading[need.slice_number]
+
+    # ---------------------------------------------------------------- changes
+
+    def publish(self, updates: SliceUpdates, new_tables: Mapping[int, int]) -> None:
+        """Take over what is on disk now: new entries, and new L2 tables by L1 index."""
+        for index, offset in new_tables.items():
+            self.l1[index] = offset
+            self._own_tables.add(index)
+            if self._table_clusters is not None:
+                self._table_clusters.update(self._clusters_of(offset))
+        for number, entries in updates.items():
+            cached = self.cache.get(number)
+            if cached is not None:
+                for index, entry in entries.items():
+                    cached[index] = entry
+            self._mark_stale(number)
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Drop slices whose content on disk has been in doubt; they are loaded when needed."""
+        for number in numbers:
+            self.cache.discard(number)
+            self._mark_stale(number)
+
+    def reset(self, l1: array[int]) -> None:
+        """Start over with another L1 and no slices (after a repair, or for a larger image).
+
+        Locks: the caller holds the allocating turn.
+        """
+        self.l1 = l1
+        self.forget([*self.cache, *self._loading])
+        self._table_clusters = None
+        self._own_tables.clear()
+
+    def _mark_stale(self, number: int) -> None:
+        load = self._loading.get(number)
+        if load is not None:
+            load.stale = True
+
+    # ------------------------------------------------------- hostile mappings
+
+    def check_own_table(self, pos: int) -> None:
+        """Refuse to change a table that a second L1 entry names too, or that overlaps another.
+
+        Differs from QEMU, which writes on and so changes another part of the disk as well.
+
+        Raises:
+            CorruptTable: the L2 table for ``pos`` is shared.
+        """
+        geometry = self.geometry
+        index = pos >> geometry.l1_shift
+        offset = self.table_offset(pos)
+        if not offset or index in self._own_tables:
+            return
+        size = geometry.table_size
+        near = range(offset - (size - 1) * geometry.cluster_size, offset + geometry.table_bytes)
+        named = sum(self.l1.count(o) for o in near[:: geometry.cluster_size] if o > 0)
+        if named > 1:
+            raise CorruptTable(
+                f"The L2 table at {offset:#x} (L1 entry {index}) overlaps the table of another L1"
+                " entry, so it cannot be changed safely. Check the image with repair first.",
+                level=1,
+                index=index,
+                value=offset,
+                pos=pos,
+            )
+        self._own_tables.add(index)
+
+    def _overlaps(self, entries: array[int]) -> bool:
+        """Whether data would lie on top of an L2 table."""
+        return self._guard and not self._known_tables().isdisjoint(entries)
+
+    def _known_tables(self) -> set[int]:
+        """Every cluster of every L2 table."""
+        if self._table_clusters is None:
+            tables = [offset for offset in self.l1 if offset]
+            if len(tables) > _MAX_KNOWN_TABLES:
+                tables = []
+            self._table_clusters = {c for offset in tables for c in self._clusters_of(offset)}
+        return self._table_clusters
+
+    def _clusters_of(self, table_offset: int) -> range:
+        geometry = self.geometry
+        return range(table_offset, table_offset + geometry.table_bytes, geometry.cluster_size)
+
+    def _check_overlap(self, found: Lookup, pos: int) -> None:
+        if not self._guard:
+            return
+        geometry = self.geometry
+        first = geometry.start_of_cluster(found.offset)
+        run = range(first, found.offset + found.length, geometry.cluster_size)
+        if not self._known_tables().isdisjoint(run):
+            raise CorruptTable(
+                f"Data at guest position {pos} would lie on top of an L2 table (file offset"
+                f" {found.offset:#x}). Check the image with repair first.",
+                level=2,
+                index=geometry.l2_index(pos),
+                value=first,
+                pos=pos,
+            )

@@ -1,0 +1,45 @@
+"""The image's own tasks: nobody else keeps them, so they are kept here until they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["TaskOwner"]
+
+T = TypeVar("T")
+
+
+class TaskOwner:
+    """Keeps strong references to background tasks, names them, and waits for them at the end."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:
+        """Run ``work`` in a task of the image's own; its errors reach who waits for it."""
+        task = asyncio.create_task(work, name=f"{self._name}: {what}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: whoever waits for the result gets it too
+
+    async def drain(self) -> None:
+        """Wait until every task has ended.
+
+        Cancellation: runs to the end; the tasks are not cancelled.
+        """
+        cancelled = False
+        while self._tasks:
+            try:
+                await asyncio.wait(self._tasks)
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError
