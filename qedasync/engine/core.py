@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from qedasync.engine.alloc_queue import AllocatingWrite, AllocQueue
 from qedasync.engine.allocator import Allocator
 from qedasync.engine.commit import Committer
-from qedasync.engine.extents import Extent
+from qedasync.engine.extents import Extent, merge
 from qedasync.engine.gate import Gate
 from qedasync.engine.header_file import HeaderFile
 from qedasync.engine.l2_cache import L2Cache
@@ -42,6 +42,7 @@ from qedasync.format.header import (
     AUTOCLEAR_FEATURE_MASK,
     HEADER_BYTES,
     Header,
+    decode_backing_name,
     usable_file_size,
     validate_header,
 )
@@ -51,6 +52,7 @@ __all__ = ["Engine", "EngineOptions"]
 
 _INLINE_READS = 192  # small reads that may finish in one turn of the loop, by all tasks together
 _SMALL = 32 << 10  # a longer read counts as several
+_RUNS_PER_TURN = 100
 _INDEX_MASK = SLICE_ENTRIES - 1
 
 
@@ -88,6 +90,15 @@ async def read_header(storage: Storage) -> Header:
     return Header.parse(data)
 
 
+async def read_backing_name(storage: Storage, header: Header) -> str | None:
+    """The backing file's name as the (validated) header records it, or None."""
+    if not header.has_backing:
+        return None
+    data = bytearray(header.backing_filename_size)
+    await storage.read_into([data], header.backing_filename_offset, Event.HEADER_LOAD)
+    return decode_backing_name(bytes(data)) or None
+
+
 class Engine:
     """One open image; made by :meth:`open`, belongs to the loop it was opened on.
 
@@ -97,6 +108,7 @@ class Engine:
             the modules just above (check, backing), not for users.
         image_size: guest bytes.
         backing: what unallocated areas come from, or None.
+        backing_name: the backing file's name as the image records it, or None.
         failure: why writes refuse, or None.
     """
 
@@ -117,6 +129,7 @@ class Engine:
         self.failure: BaseException | None = None
         self.closed = False
         self.backing: Source | None = None
+        self.backing_name: str | None = None
         self.loop = asyncio.get_running_loop()
         self.tasks = TaskOwner("qedasync")
         self.gate = Gate()
@@ -191,8 +204,11 @@ class Engine:
             header = replace(header, autoclear_features=known)
             await HeaderFile(storage, header).update(header)
             await storage.flush()
+        name = await read_backing_name(storage, header)
         l1 = await load_l1(storage, geometry, header.image_size)
-        return cls(storage, header, geometry, l1, options, path)
+        engine = cls(storage, header, geometry, l1, options, path)
+        engine.backing_name = name
+        return engine
 
     def attach(self, backing: Source | None) -> None:
         """Set what unallocated areas come from; owned from here on."""
@@ -204,6 +220,11 @@ class Engine:
     def header(self) -> Header:
         """The header as it is on disk."""
         return self.header_file.header
+
+    @property
+    def inline_reads(self) -> int:
+        """Reads that finished without suspending, since the image was opened."""
+        return self._inline
 
     # ------------------------------------------------------------------ reads
 
@@ -405,6 +426,21 @@ class Engine:
             return await self._mapper.block_status(pos, length)
         finally:
             self.gate.leave()
+
+    async def extents(self) -> AsyncIterator[Extent]:
+        """The runs of the whole image, joined where they go on; gives the loop turns."""
+        last: Extent | None = None
+        steps = 0
+        async for extent in self._mapper.runs(0, self.image_size):
+            self._check_closed()
+            steps += 1
+            if steps % _RUNS_PER_TURN == 0:
+                await asyncio.sleep(0)
+            *joined, last = merge([last, extent] if last is not None else [extent])
+            for run in joined:
+                yield run
+        if last is not None:
+            yield last
 
     # ------------------------------------------------------------ life cycle
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["AiofilesStorage"]
 
 T = TypeVar("T")
+
+_JOIN_UP_TO = 1 << 20  # bytes
 
 _fsync = aiofiles.os.wrap(os.fsync)
 
@@ -101,8 +104,9 @@ class AiofilesStorage(StorageBase):
     async def read_into(
         self, buffers: ReadBuffers, offset: int, event: Event = Event.READ_AIO
     ) -> None:
+        length = sum(map(len, buffers))
         await self._request(
-            lambda: self._fill(buffers, offset), offset=offset, length=sum(map(len, buffers))
+            lambda: self._scatter(buffers, offset, length), offset=offset, length=length
         )
 
     async def write(
@@ -110,7 +114,7 @@ class AiofilesStorage(StorageBase):
     ) -> None:
         length = sum(map(len, buffers))
         await self._request(
-            lambda: self._put(buffers, offset, length), offset=offset, length=length
+            lambda: self._gather(buffers, offset, length), offset=offset, length=length
         )
 
     async def write_many(self, writes: Sequence[Write], *, grow_to: int = 0) -> None:
@@ -130,7 +134,9 @@ class AiofilesStorage(StorageBase):
         await self._request(lambda: self._resize(size), offset=size)
 
     async def next_data(self, offset: int) -> int:
-        return min(offset, self._size)
+        if self._closed:
+            raise storage_error(errno.EBADF, offset=offset, path=self._path)
+        return offset if offset < self._size else self._size
 
     async def close(self) -> None:
         """Close the file once the requests that came before have ended.
@@ -173,7 +179,28 @@ class AiofilesStorage(StorageBase):
             try:
                 return await _to_the_end(step)
             except OSError as error:
-                raise storage_error(error, offset=offset, length=length, path=self._path) from error
+                # Python refuses a write to a file opened for reading, without an error number.
+                reason = errno.EBADF if isinstance(error, io.UnsupportedOperation) else error
+                raise storage_error(
+                    reason, offset=offset, length=length, path=self._path
+                ) from error
+
+    async def _gather(self, buffers: WriteBuffers, offset: int, length: int) -> None:
+        """Write buffers; many small ones leave as one, for each costs a thread hop."""
+        if len(buffers) > 1 and length <= _JOIN_UP_TO:
+            buffers = [b"".join(buffers)]
+        await self._put(buffers, offset, length)
+
+    async def _scatter(self, buffers: ReadBuffers, offset: int, length: int) -> None:
+        """Fill buffers; many small ones through one."""
+        if len(buffers) <= 1 or length > _JOIN_UP_TO:
+            await self._fill(buffers, offset)
+            return
+        joined = memoryview(bytearray(length))
+        await self._fill([joined], offset)
+        for buffer in buffers:
+            buffer[:] = joined[: len(buffer)]
+            joined = joined[len(buffer) :]
 
     async def _fill(self, buffers: ReadBuffers, offset: int) -> None:
         await self._file.seek(offset)
@@ -233,24 +260,30 @@ class AiofilesStorage(StorageBase):
 
 
 async def _to_the_end(step: Callable[[], Awaitable[T]]) -> T:
-    """Run ``step`` until it has ended, whatever cancellation comes; raise that only then.
+    """Run ``step`` to its end even if we are cancelled; raise that only then.
 
     Relies on the executor's one thread: what is made again begins after what still runs.
     """
+    try:
+        return await step()
+    except asyncio.CancelledError:
+        while True:
+            again = asyncio.ensure_future(step())
+            await _outlast(again)
+            if not again.cancelled():  # as a loop that shuts down does with every task, once
+                again.exception()  # looked at: the cancellation outweighs it
+                raise
+
+
+async def _outlast(task: asyncio.Future[T]) -> asyncio.CancelledError | None:
+    """Wait until ``task`` is done, and give back our cancellation if one came meanwhile."""
     cancelled: asyncio.CancelledError | None = None
-    while True:
+    while not task.done():
         try:
-            result = await step()
+            await asyncio.wait([task])
         except asyncio.CancelledError as error:
             cancelled = error
-        except OSError as error:
-            if cancelled is None:
-                raise
-            raise cancelled from error
-        else:
-            if cancelled is not None:
-                raise cancelled
-            return result
+    return cancelled
 
 
 async def _open(
@@ -265,12 +298,7 @@ async def _open(
     opening = asyncio.ensure_future(
         aiofiles.open(path, mode, buffering=0, opener=opener, executor=executor)
     )
-    cancelled: asyncio.CancelledError | None = None
-    while not opening.done():
-        try:
-            await asyncio.wait([opening])
-        except asyncio.CancelledError as error:
-            cancelled = error
+    cancelled = await _outlast(opening)
     if cancelled is None:
         return opening.result()
     if not opening.cancelled() and opening.exception() is None:

@@ -2,8 +2,8 @@
 
 At a cut of the log the file's *durable* changes are those that had ended, without failing, before
 the begin of the last flush that had returned. Every other change that had begun is *optional*: it
-is on the disk, or not, or some of its sectors are; truncates too. Where two changes overlap, the one
-that ended later is on top, and one that was still under way at the cut is above both.
+is on the disk, or not, or some of its sectors are; truncates too. Where two changes overlap, the
+one that ended later is on top, and one that was still under way at the cut is above both.
 """
 
 from __future__ import annotations

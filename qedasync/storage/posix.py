@@ -1,6 +1,6 @@
 """The fast storage: one file descriptor, inline reads, batched threads for the rest.
 
-Reads that the page cache can serve finish inside the caller (``preadv2`` with ``RWF_NOWAIT``). What
+Reads that the page cache can serve finish inside the caller (``preadv2`` with ``RWFNOWAIT``). What
 would block goes to a few threads: reads spread over them, several a hop; writes to a buffered file
 go one batch at a time, and everything that arrives while a batch runs leaves with the next one, so
 a hop through a thread is paid by many writes together (the kernel serialises buffered writes to one
@@ -14,29 +14,19 @@ buffer.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import errno
 import os
-import stat
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
-from typing import Self, TypeVar
+from collections.abc import Sequence
+from functools import partial
+from typing import Self
 
 from qedasync.errors import StorageError, storage_error
 from qedasync.events import Event
 from qedasync.storage.base import ZERO_CHUNK, ReadBuffers, Write, WriteBuffers
-from qedasync.storage.locks import LockRole, acquire_locks
-from qedasync.storage.transfer import (
-    ALIGNMENT,
-    IOV_MAX,
-    direct_read,
-    direct_write,
-    read_fully,
-    total_length,
-    write_fully,
-)
+from qedasync.storage.batch import Channel, Transfer
+from qedasync.storage.host import NOWAIT, datasync, open_file, seek_data
+from qedasync.storage.locks import LockRole
+from qedasync.storage.transfer import total_length
 from qedasync.storage.workers import Workers
 from qedasync.waiting import Settled
 
@@ -44,43 +34,6 @@ __all__ = ["PosixStorage"]
 
 _READ_THREADS = 8
 _PUNCH_FROM = 128 << 10  # below this, writing zeroes is cheaper than asking the file system
-_PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
-_MERGE_BYTES = 8 << 20
-_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
-
-
-class _Transfer(Settled):
-    """A read, a write or a list of ordered writes, on its way through a thread."""
-
-    __slots__ = ("buffers", "error", "grow_to", "length", "offset", "ordered")
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        buffers: Sequence[bytes | bytearray | memoryview],
-        offset: int,
-        length: int,
-        ordered: Sequence[Write] | None = None,
-        grow_to: int = 0,
-    ) -> None:
-        super().__init__(loop)
-        self.grow_to = grow_to
-        self.buffers = buffers
-        self.offset = offset
-        self.length = length
-        self.ordered = ordered
-        self.error: OSError | None = None
-
-    @property
-    def aligned(self) -> bool:
-        """Whether an O_DIRECT descriptor takes it as it is; growth wants to be alone too."""
-        if self.grow_to:
-            return False
-        if self.ordered is not None:
-            return all(
-                w.offset % ALIGNMENT == 0 and w.length % ALIGNMENT == 0 for w in self.ordered
-            )
-        return self.offset % ALIGNMENT == 0 and self.length % ALIGNMENT == 0
 
 
 class PosixStorage:
@@ -115,10 +68,9 @@ class PosixStorage:
         self._loop = loop
         self._workers = workers
         self._nowait = nowait
-        self._read_call = direct_read if direct else read_fully
-        self._write_call = direct_write if direct else write_fully
-        self._reads: list[_Transfer] = []
-        self._writes: list[_Transfer] = []
+        self._channel = Channel.of(fd, direct=direct)
+        self._reads: list[Transfer] = []
+        self._writes: list[Transfer] = []
         self._reading = self._writing = 0  # batches on threads
         self._read_scheduled = self._write_scheduled = False
         self._closed = False
@@ -156,7 +108,7 @@ class PosixStorage:
         workers = Workers(loop, _READ_THREADS, "qedasync-io")
         try:
             fd, size, nowait = await workers.run(
-                partial(_open, name, writable, direct, create, lock)
+                partial(open_file, name, writable, direct, create, lock)
             )
         except BaseException:
             workers.close()
@@ -179,7 +131,7 @@ class PosixStorage:
         if not self._nowait:
             return False
         try:
-            done = os.preadv(self._fd, buffers, offset, _NOWAIT)
+            done = os.preadv(self._fd, buffers, offset, NOWAIT)
         except OSError:
             return False
         return done == (len(buffers[0]) if len(buffers) == 1 else total_length(buffers))
@@ -188,7 +140,7 @@ class PosixStorage:
         self, buffers: ReadBuffers, offset: int, event: Event = Event.READ_AIO
     ) -> None:
         self._check_open(offset, buffers)
-        read = _Transfer(self._loop, buffers, offset, total_length(buffers))
+        read = Transfer(self._loop, buffers, offset, total_length(buffers))
         self._reads.append(read)
         if not self._read_scheduled:
             self._read_scheduled = True
@@ -209,16 +161,11 @@ class PosixStorage:
             share = -(-len(self._reads) // (_READ_THREADS - self._reading))
             batch, self._reads = self._reads[:share], self._reads[share:]
             self._reading += 1
-            self._workers.submit(partial(self._read_batch, batch), partial(self._reads_done, batch))
+            self._workers.submit(
+                partial(self._channel.run_reads, batch), partial(self._reads_done, batch)
+            )
 
-    def _read_batch(self, batch: list[_Transfer]) -> None:
-        for read in batch:
-            try:
-                self._read_call(self._fd, read.buffers, read.offset)  # type: ignore[arg-type]
-            except OSError as error:
-                read.error = error
-
-    def _reads_done(self, batch: list[_Transfer]) -> None:
+    def _reads_done(self, batch: list[Transfer]) -> None:
         self._reading -= 1
         for read in batch:
             read.finish()
@@ -230,7 +177,7 @@ class PosixStorage:
     async def write(
         self, buffers: WriteBuffers, offset: int, event: Event = Event.WRITE_AIO
     ) -> None:
-        await self._submit(_Transfer(self._loop, buffers, offset, total_length(buffers)))
+        await self._submit(Transfer(self._loop, buffers, offset, total_length(buffers)))
 
     async def write_many(self, writes: Sequence[Write], *, grow_to: int = 0) -> None:
         if grow_to <= self._size:
@@ -239,11 +186,18 @@ class PosixStorage:
             return
         start = min((write.offset for write in writes), default=grow_to)
         end = max((write.offset + write.length for write in writes), default=grow_to)
-        await self._submit(_Transfer(self._loop, (), start, end - start, writes, grow_to))
+        transfer = Transfer(self._loop, (), start, end - start, ordered=writes, grow_to=grow_to)
+        await self._submit(transfer)
 
-    async def _submit(self, write: _Transfer) -> None:
+    async def _submit(self, write: Transfer) -> None:
+        """Queue a transfer and wait until a thread has carried it out.
+
+        Cancellation: taken back if no thread has it yet, else after it has ended.
+        """
         if self._closed:
             raise self._is_closed(write.offset, write.length)
+        if not write.length and not write.grow_to:
+            return
         self._writes.append(write)
         if not self._write_scheduled:
             self._write_scheduled = True
@@ -285,51 +239,19 @@ class PosixStorage:
             batch, self._writes = self._writes[:share], self._writes[share:]
             self._start_writes(batch)
 
-    def _start_writes(self, batch: list[_Transfer]) -> None:
+    def _start_writes(self, batch: list[Transfer]) -> None:
         self._writing += 1
-        self._workers.submit(partial(self._write_batch, batch), partial(self._writes_done, batch))
+        self._workers.submit(
+            partial(self._channel.run_writes, batch), partial(self._writes_done, batch)
+        )
 
-    def _write_batch(self, batch: list[_Transfer]) -> None:
-        """On a thread: all of a batch, adjacent ones together."""
-        plain = [write for write in batch if write.ordered is None]
-        plain.sort(key=_offset_of)
-        for group in _adjacent(plain):
-            self._write_group(group)
-        for write in batch:
-            if write.ordered is not None:
-                self._write_ordered(write, write.ordered)
-
-    def _write_group(self, group: list[_Transfer]) -> None:
-        if len(group) > 1:
-            merged = [buffer for write in group for buffer in write.buffers]
-            with contextlib.suppress(OSError):  # then one by one, to see whose fault it is
-                self._write_call(self._fd, merged, group[0].offset)
-                return
-        for write in group:
-            try:
-                self._write_call(self._fd, write.buffers, write.offset)
-            except OSError as error:
-                write.error = error
-
-    def _write_ordered(self, transfer: _Transfer, writes: Sequence[Write]) -> None:
-        try:
-            if transfer.grow_to:
-                os.ftruncate(self._fd, transfer.grow_to)
-            for group in _adjacent(writes):
-                buffers = group[0].buffers
-                if len(group) > 1:
-                    buffers = [buffer for write in group for buffer in write.buffers]
-                self._write_call(self._fd, buffers, group[0].offset)
-        except OSError as error:
-            transfer.error = error
-
-    def _writes_done(self, batch: list[_Transfer]) -> None:
+    def _writes_done(self, batch: list[Transfer]) -> None:
         self._writing -= 1
         self._exclusive = False
         self._unsynced = True
         for write in batch:
-            if write.error is None:
-                self._size = max(self._size, write.offset + write.length, write.grow_to)
+            if write.error is None and write.end > self._size:
+                self._size = write.end
             write.finish()
         if self._writes:
             self._dispatch_writes()
@@ -337,26 +259,15 @@ class PosixStorage:
     async def write_zeroes(
         self, offset: int, length: int, event: Event = Event.PWRITEV_ZERO
     ) -> None:
-        self._check_open(offset, ())
         end = offset + length
         inside = min(end, self._size)
-        if inside - offset >= _PUNCH_FROM and await self._punch(offset, inside - offset):
+        if inside - offset >= _PUNCH_FROM:
+            await self._submit(Transfer(self._loop, (), offset, inside - offset, zeroes=True))
             offset = inside
         while offset < end:
             step = min(len(ZERO_CHUNK), end - offset)
             await self.write([memoryview(ZERO_CHUNK)[:step]], offset, event)
             offset += step
-
-    async def _punch(self, offset: int, length: int) -> bool:
-        """Let the file system zero a range; False where it cannot."""
-        job = partial(_punch_hole, self._fd, offset, length)
-        try:
-            done = await self._workers.run(job)
-        except OSError as error:
-            raise storage_error(error, offset=offset, length=length, path=self.path) from error
-        finally:
-            self._unsynced = True
-        return done
 
     # --------------------------------------------------------- the whole file
 
@@ -407,7 +318,7 @@ class PosixStorage:
         self._check_open(offset, ())
         if offset >= self._size:
             return self._size
-        return await self._workers.run(partial(_seek_data, self._fd, offset, self._size))
+        return await self._workers.run(partial(seek_data, self._fd, offset, self._size))
 
     async def close(self) -> None:
         """Release the descriptor and with it the locks; waits for what is on a thread.
@@ -429,14 +340,14 @@ class PosixStorage:
 
     # ---------------------------------------------------------------- helpers
 
-    def _withdraw(self, queue: list[_Transfer], transfer: _Transfer) -> bool:
+    def _withdraw(self, queue: list[Transfer], transfer: Transfer) -> bool:
         """Take back a transfer that no thread has seen yet."""
         if transfer in queue:
             queue.remove(transfer)
             return True
         return False
 
-    def _failed(self, transfer: _Transfer) -> StorageError:
+    def _failed(self, transfer: Transfer) -> StorageError:
         cause = transfer.error
         assert cause is not None
         error = storage_error(cause, offset=transfer.offset, length=transfer.length, path=self.path)
@@ -464,114 +375,6 @@ class _Flush:
 
     def run(self, fd: int) -> None:
         try:
-            _datasync(fd)
+            datasync(fd)
         except OSError as error:
             self.error = error
-
-
-_datasync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
-
-
-def _offset_of(transfer: _Transfer) -> int:
-    return transfer.offset
-
-
-_W = TypeVar("_W", _Transfer, Write)
-
-
-def _adjacent(writes: Sequence[_W]) -> Iterator[list[_W]]:
-    """Cut ``writes`` into groups that lie end to end in the file, in the order given."""
-    group: list[_W] = []
-    end = -1
-    buffers = length = 0
-    for write in writes:
-        buffers += len(write.buffers)
-        length += write.length
-        if group and (write.offset != end or buffers > IOV_MAX or length > _MERGE_BYTES):
-            yield group
-            group = []
-            buffers, length = len(write.buffers), write.length
-        group.append(write)
-        end = write.offset + write.length
-    if group:
-        yield group
-
-
-def _open(
-    path: str, writable: bool, direct: bool, create: bool, lock: LockRole | None
-) -> tuple[int, int, bool]:
-    """On a thread: the descriptor, the size, and whether reads can be tried inline."""
-    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
-    if create:
-        flags |= os.O_CREAT
-    if direct:
-        flags |= os.O_DIRECT
-    try:
-        fd = os.open(path, flags, 0o644)
-    except OSError as error:
-        hint = None
-        if direct and error.errno == errno.EINVAL:
-            hint = 'The file system has no O_DIRECT; use another cache mode than "none"'
-        raise storage_error(error, hint, path=path) from error
-    try:
-        size = _size_of(fd, path)
-        if lock is not None:
-            acquire_locks(fd, lock, path)
-        return fd, size, not direct and _can_try(fd)
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def _size_of(fd: int, path: str) -> int:
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode):
-        return os.fstat(fd).st_size
-    if stat.S_ISBLK(mode):
-        return os.lseek(fd, 0, os.SEEK_END)
-    raise StorageError(errno.EINVAL, "Not a regular file or block device", path=path)
-
-
-def _can_try(fd: int) -> bool:
-    """Whether the kernel takes RWF_NOWAIT on this file (tmpfs does not)."""
-    if not _NOWAIT:
-        return False
-    try:
-        os.preadv(fd, [bytearray(1)], 0, _NOWAIT)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _seek_data(fd: int, offset: int, size: int) -> int:
-    try:
-        return os.lseek(fd, offset, os.SEEK_DATA)
-    except OSError as error:
-        return size if error.errno == errno.ENXIO else offset
-
-
-@lru_cache(maxsize=1)
-def _fallocate() -> Callable[[int, int, int, int], int] | None:
-    """The C library's fallocate; the os module has none with a mode."""
-    if sys.platform != "linux":
-        return None
-    try:
-        function = ctypes.CDLL(None, use_errno=True).fallocate
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    return function
-
-
-def _punch_hole(fd: int, offset: int, length: int) -> bool:
-    fallocate = _fallocate()
-    if fallocate is None:
-        return False
-    if fallocate(fd, _PUNCH_HOLE_KEEP_SIZE, offset, length) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV):
-        return False
-    raise OSError(number, os.strerror(number))

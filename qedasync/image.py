@@ -1,0 +1,527 @@
+"""Image: what users hold. Turns a call into a request the engine can believe.
+
+Arguments are checked here, once: what goes on to the engine is inside the image and made of bytes.
+The two lines of :meth:`Image.pread` are the hot path; everything it needs is bound at open.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+
+from qedasync.backing import BackingPolicy, open_backing
+from qedasync.check import CheckResult, check_image
+from qedasync.engine.core import Engine, EngineOptions
+from qedasync.engine.extents import Extent
+from qedasync.engine.need_check import Clock
+from qedasync.engine.stats import Stats
+from qedasync.errors import FormatError, QEDError, RequestError
+from qedasync.format.header import MAX_IMAGE_SIZE, SECTOR_BYTES, Features
+from qedasync.storage.base import Storage
+from qedasync.storage.locks import LockRole
+from qedasync.storage.opener import open_storage
+from qedasync.units import parse_size
+
+__all__ = ["Image", "open_image"]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Cache: TypeAlias = Literal["writeback", "writethrough", "none", "unsafe"]
+
+_CACHES = ("writeback", "writethrough", "none", "unsafe")
+_MODES = ("r", "r+")
+_CHECKS = ("auto", "never")
+
+
+class Image:
+    """An open QED image; made by :func:`open_image`, an async context manager.
+
+    Any number of tasks of one event loop may call any of its methods at once. Offsets and lengths
+    are guest bytes and need no alignment. Nothing is ever short: a call does all of it or raises.
+
+    Where writes in flight overlap, each byte ends as one of the written values. A read that starts
+    after a write has returned sees it. A write that is cancelled either never started or runs to
+    its end before ``CancelledError`` is raised; buffers are untouched once a call has returned or
+    raised.
+
+    Every method raises :class:`~qedasync.errors.ImageClosed` on a closed image.
+    """
+
+    def __init__(self, engine: Engine, path: str) -> None:
+        self._engine = engine
+        self._path = path
+        self._try_read = engine.try_read
+        self._write = engine.write
+
+    # ------------------------------------------------------------------ facts
+
+    @property
+    def path(self) -> str:
+        """The image file as it was named at open."""
+        return self._path
+
+    @property
+    def size(self) -> int:
+        """Guest-visible bytes."""
+        return self._engine.image_size
+
+    @property
+    def cluster_size(self) -> int:
+        """Bytes of a cluster: what is allocated at once."""
+        return self._engine.geometry.cluster_size
+
+    @property
+    def table_size(self) -> int:
+        """Clusters of an L1 or L2 table."""
+        return self._engine.geometry.table_size
+
+    @property
+    def backing_file(self) -> str | None:
+        """The backing file's name as the image records it, or None."""
+        return self._engine.backing_name
+
+    @property
+    def backing_format(self) -> str | None:
+        """``"raw"`` if the image records that; else None, and the file is looked at."""
+        return "raw" if self._engine.header.backing_is_raw else None
+
+    @property
+    def features(self) -> Features:
+        """The header's feature bits as they are on disk."""
+        return Features(self._engine.header.features)
+
+    @property
+    def readonly(self) -> bool:
+        """Whether the image was opened with mode ``"r"``."""
+        return not self._engine.options.writable
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` has been called."""
+        return self._engine.closed
+
+    @property
+    def stats(self) -> Stats:
+        """What the image has done since it was opened; a copy."""
+        return replace(self._engine.stats, inline_reads=self._engine.inline_reads)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "read-only" if self.readonly else "writable"
+        return f"<qedasync.Image {self._path!r} {self.size} bytes, {state}>"
+
+    # ------------------------------------------------------------------ reads
+
+    async def pread(self, length: int, offset: int) -> bytearray:
+        """Exactly ``length`` bytes from ``offset`` on.
+
+        Raises:
+            RequestError: the range is not inside the image.
+            StorageError, CorruptTable, BackingError: the bytes cannot be had.
+
+        Cancellation: at once, or when no thread works for this read any more.
+        """
+        data = self._try_read(length, offset)
+        if data is None:
+            self._check_range(offset, length)
+            data = await self._engine.read(length, offset) if length else bytearray()
+        return data
+
+    async def readinto(self, buffer: bytearray | memoryview, offset: int) -> int:
+        """Fill ``buffer`` from ``offset`` on; answers its length in bytes.
+
+        Raises and cancellation: as :meth:`pread`; after an error the buffer's content is undefined.
+        """
+        return await self.preadv((buffer,), offset)
+
+    async def preadv(self, buffers: Iterable[bytearray | memoryview], offset: int) -> int:
+        """Fill ``buffers``, one after the other, from ``offset`` on; answers how many bytes.
+
+        Raises and cancellation: as :meth:`readinto`.
+        """
+        views = [_writable(buffer) for buffer in buffers]
+        length = sum(map(len, views))
+        if not self._engine.try_read_into(views, offset, length):
+            self._check_range(offset, length)
+            if length:
+                await self._engine.read_into(views, offset, length)
+        return length
+
+    # ----------------------------------------------------------------- writes
+
+    async def pwrite(self, data: Buffer, offset: int) -> int:
+        """Write all of ``data`` at ``offset``; answers its length in bytes.
+
+        With ``cache="writethrough"`` it is durable on return, else after the next :meth:`flush`.
+
+        Raises:
+            RequestError: the range is not inside the image.
+            ReadOnly, ImageFailed: the image takes no writes.
+            StorageError, CorruptTable, BackingError: a part could not be written; each cluster
+            holds
+                its old or its new content.
+
+        Cancellation: a write that has started runs to its end first. ``data`` must not change
+        before the call has ended.
+        """
+        if type(data) is not bytes:
+            data = _contiguous(data)
+        length = len(data)
+        self._check_range(offset, length)
+        if length:
+            await self._write((data,), offset, length)
+        return length
+
+    async def pwritev(self, buffers: Iterable[Buffer], offset: int) -> int:
+        """Write ``buffers``, one after the other, at ``offset``; answers how many bytes.
+
+        Raises and cancellation: as :meth:`pwrite`.
+        """
+        views = [_contiguous(buffer) for buffer in buffers]
+        length = sum(map(len, views))
+        self._check_range(offset, length)
+        if length:
+            await self._write(views, offset, length)
+        return length
+
+    async def write_zeroes(self, length: int, offset: int) -> None:
+        """Make ``length`` bytes from ``offset`` on read as zeroes, without writing any if it can.
+
+        Whole clusters are marked; clusters that hold data keep their place in the file, and the
+        host may take their blocks back.
+
+        Raises and cancellation: as :meth:`pwrite`.
+        """
+        self._check_range(offset, length)
+        if length:
+            await self._engine.write_zeroes(offset, length)
+
+    async def discard(self, length: int, offset: int) -> None:
+        """Say that the bytes are not needed: they read as zeroes or as before, from then on.
+
+        Whole clusters in the range give their blocks back to the host where it can take them; the
+        image file stays as long as it is.
+
+        Raises and cancellation: as :meth:`pwrite`.
+        """
+        self._check_range(offset, length)
+        if length:
+            await self._engine.discard(offset, length)
+
+    async def flush(self) -> None:
+        """Make every write that returned before this call survive a power loss.
+
+        With ``cache="unsafe"``, or on a read-only image, does nothing.
+
+        Raises:
+            StorageError: the host could not. The image has failed then: reads go on, writes refuse.
+            ImageFailed: an earlier flush or metadata write failed.
+        """
+        await self._engine.flush()
+
+    async def truncate(self, size: int) -> None:
+        """Grow the image to ``size`` bytes, a multiple of 512; the new part reads as zeroes.
+
+        The new size is durable on return. A crash on the way leaves the old size.
+
+        Raises:
+            RequestError: smaller than the image (``errno`` ENOTSUP), not a multiple of 512, or more
+                than the image's tables can map.
+            Else as :meth:`pwrite`.
+        """
+        self._check_new_size(size)
+        if size != self.size:
+            await self._engine.grow(size)
+
+    # -------------------------------------------------------------- the whole
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """What ``[offset, offset + length)`` is made of: runs in order, without gaps.
+
+        Raises:
+            RequestError: the range is not inside the image.
+            CorruptTable, StorageError, BackingError: a table cannot be read or used.
+        """
+        self._check_range(offset, length)
+        return await self._engine.block_status(offset, length) if length else []
+
+    def extents(self) -> AsyncIterator[Extent]:
+        """The runs of the whole image as :meth:`block_status` gives them, looked up as one goes."""
+        return self._engine.extents()
+
+    async def check(
+        self, repair: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> CheckResult:
+        """Look at every table entry; see :class:`~qedasync.check.CheckResult`.
+
+        Args:
+            repair: mend what is wrong. Nothing else runs on the image meanwhile. Without it, the
+                result lists what would be done.
+            progress: called with (done, total) now and then.
+
+        Raises:
+            ReadOnly: repair of a read-only image.
+            StorageError: a repair could not be written.
+        """
+        return await check_image(self._engine, repair=repair, progress=progress)
+
+    # ------------------------------------------------------------- life cycle
+
+    async def close(self) -> None:
+        """Wait for requests in flight, flush, clear NEED_CHECK, release the files. Idempotent.
+
+        Raises:
+            QEDError: something could not be flushed, or failed in the background. NEED_CHECK stays
+                set then; the files are released all the same.
+
+        Cancellation: runs to the end.
+        """
+        await self._engine.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self.close()
+        except QEDError as closing:
+            if error is None:
+                raise
+            error.add_note(f"Closing {self._path!r} failed too: {closing}")
+
+    # ---------------------------------------------------------------- helpers
+
+    def _check_range(self, offset: int, length: int) -> None:
+        size = self._engine.image_size
+        if offset < 0 or length < 0 or offset + length > size:
+            raise RequestError(
+                f"{length} bytes at offset {offset} are not inside the image of {size} bytes",
+                offset=offset,
+                length=length,
+                size=size,
+            )
+
+    def _check_new_size(self, size: int) -> None:
+        old = self.size
+        limit = min(self._engine.geometry.max_image_size, MAX_IMAGE_SIZE)
+        problem = None
+        if size < old:
+            problem = "an image cannot be made smaller"
+        elif size % SECTOR_BYTES:
+            problem = f"it must be a multiple of {SECTOR_BYTES}"
+        elif size > limit:
+            problem = f"the image's tables map at most {limit} bytes"
+        if problem is not None:
+            raise RequestError(
+                f"Cannot set the size to {size} bytes (now {old}): {problem}",
+                size=old,
+                length=size,
+                errno=errno.ENOTSUP if size < old else errno.EINVAL,
+            )
+
+
+def _contiguous(data: Buffer) -> Buffer:
+    """Something of plain bytes, without a copy where possible."""
+    if type(data) is bytes or type(data) is bytearray:
+        return data
+    view = memoryview(data)
+    if not view.c_contiguous:
+        return bytes(view)
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+def _writable(buffer: bytearray | memoryview) -> bytearray | memoryview:
+    if type(buffer) is bytearray:
+        return buffer
+    view = memoryview(buffer)
+    if view.readonly or not view.c_contiguous:
+        raise RequestError("A buffer to read into must be writable and contiguous")
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """The arguments of :func:`open_image`."""
+
+    path: str
+    writable: bool
+    cache: str
+    l2_cache_bytes: int
+    storage: str | Storage
+    lock: bool
+    check: str
+    backing: BackingPolicy
+    need_check_timeout: float
+    clock: Clock | None
+
+
+class _Opening:
+    """What :func:`open_image` gives: to be awaited, or entered with ``async with``."""
+
+    def __init__(self, wish: _Wish) -> None:
+        self._wish = wish
+        self._image: Image | None = None
+
+    def __await__(self) -> Generator[Any, None, Image]:
+        return _open(self._wish).__await__()
+
+    async def __aenter__(self) -> Image:
+        self._image = await _open(self._wish)
+        return self._image
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._image is not None
+        await self._image.__aexit__(kind, error, trace)
+
+
+def open_image(
+    path: str | os.PathLike[str],
+    mode: Literal["r", "r+"] = "r",
+    *,
+    cache: Cache = "writeback",
+    l2_cache_size: int | str = "32M",
+    storage: str | Storage = "auto",
+    lock: bool = True,
+    check: Literal["auto", "never"] = "auto",
+    backing: BackingPolicy = "auto",
+    need_check_timeout: float = 5.0,
+    clock: Clock | None = None,
+) -> _Opening:
+    """Open a QED image: ``await`` it, or use it in ``async with``.
+
+    Whatever the size of the image, no more than the header and L1 are read.
+
+    Args:
+        path: the image file. With a storage object, a name for messages and for finding the backing
+            file.
+        mode: ``"r"``, or ``"r+"`` for writing too.
+        cache: ``"writeback"``: durable after ``flush()``. ``"writethrough"``: every write is
+        durable
+            when it returns. ``"none"``: past the host's page cache (O_DIRECT). ``"unsafe"``: never
+            flushed, a power loss may destroy the image.
+        l2_cache_size: bytes for slices of L2 tables, as a number or like ``"32M"``.
+        storage: ``"auto"``, ``"posix"``, ``"aiofiles"``, ``"memory"`` (the file's content, changes
+        are
+            forgotten), or an object of the storage protocol, which the image then owns.
+        lock: take QEMU's locks, so that QEMU and we keep out of each other's way.
+        check: ``"auto"`` repairs an image that was not closed cleanly before the first write
+            (mode ``"r+"`` only); ``"never"`` leaves it, and its NEED_CHECK bit, as it is.
+        backing: which backing files may be opened: ``"auto"`` (in the image's own directory),
+            ``"any"``, False (none: unallocated areas read as zeroes), True (as ``"auto"``), or a
+            callable that is asked; see :mod:`qedasync.backing`.
+        need_check_timeout: seconds without an allocating write after which the image is marked
+        clean;
+            0 for only at close.
+        clock: time for the above; for tests.
+
+    Raises:
+        StorageError: the file cannot be opened (``ImageNotFound``, ``AccessDenied``,
+        ``ImageLocked``).
+        FormatError: it is not a QED image that can be used.
+        BackingError: the backing file is missing, broken or not allowed.
+        RequestError: an argument is wrong. Raised by the call itself, before anything is opened.
+    """
+    _check_choice("mode", mode, _MODES)
+    _check_choice("cache", cache, _CACHES)
+    _check_choice("check", check, _CHECKS)
+    return _Opening(
+        _Wish(
+            path=os.fsdecode(path),
+            writable=mode == "r+",
+            cache=cache,
+            l2_cache_bytes=parse_size(l2_cache_size),
+            storage=storage,
+            lock=lock,
+            check=check,
+            backing=backing,
+            need_check_timeout=need_check_timeout,
+            clock=clock,
+        )
+    )
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise RequestError(
+            f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}"
+        )
+
+
+async def _open(wish: _Wish) -> Image:
+    storage = await _open_storage(wish)
+    options = EngineOptions(
+        writable=wish.writable,
+        write_through=wish.cache == "writethrough",
+        flushes=wish.cache != "unsafe",
+        l2_cache_bytes=wish.l2_cache_bytes,
+        need_check_timeout=wish.need_check_timeout,
+        clock=wish.clock,
+    )
+    try:
+        engine = await Engine.open(storage, options, wish.path)
+    except BaseException:
+        await storage.close()
+        raise
+    try:
+        await _make_ready(engine, wish)
+    except BaseException:
+        await engine.close()
+        raise
+    return Image(engine, wish.path)
+
+
+async def _open_storage(wish: _Wish) -> Storage:
+    if not isinstance(wish.storage, str):
+        return wish.storage
+    return await open_storage(
+        wish.path,
+        wish.storage,
+        writable=wish.writable,
+        direct=wish.cache == "none",
+        lock=_lock_role(wish),
+    )
+
+
+def _lock_role(wish: _Wish) -> LockRole | None:
+    if not wish.lock:
+        return None
+    return LockRole.READ_WRITE if wish.writable else LockRole.READ_ONLY
+
+
+async def _make_ready(engine: Engine, wish: _Wish) -> None:
+    """Repair what a crash left, and open the backing file."""
+    if engine.header.need_check and wish.writable:
+        engine.need_check.may_clear = False
+        if wish.check == "auto":
+            await _repair(engine, wish)
+    backing = await open_backing(
+        engine,
+        wish.path,
+        wish.backing,
+        open_storage=open_storage,
+        l2_cache_bytes=wish.l2_cache_bytes,
+        lock=wish.lock,
+    )
+    engine.attach(backing)
+
+
+async def _repair(engine: Engine, wish: _Wish) -> None:
+    result = await check_image(engine, repair=True)
+    if result.corruptions or result.check_errors:
+        raise FormatError(
+            f"{wish.path!r} was not closed cleanly and cannot be repaired: {result.corruptions}"
+            f" corruptions and {result.check_errors} read errors remain. Open it read-only, or with"
+            ' check="never", to save what is there'
+        )

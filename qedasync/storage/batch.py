@@ -1,0 +1,177 @@
+"""What a worker thread does for a posix storage: transfers in batches.
+
+The loop's thread makes :class:`Transfer` objects and waits; a worker gets a list of them, and
+leaves in each the error it met, if any. Adjacent writes leave as one ``pwritev``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from qedasync.storage.base import ZERO_CHUNK, Write
+from qedasync.storage.host import punch_hole
+from qedasync.storage.transfer import (
+    ALIGNMENT,
+    IOV_MAX,
+    direct_read,
+    direct_write,
+    read_fully,
+    write_fully,
+)
+from qedasync.waiting import Settled
+
+__all__ = ["Channel", "Transfer"]
+
+_MERGE_BYTES = 8 << 20
+
+
+class Transfer(Settled):
+    """A read, a write, a list of ordered writes, or a range to zero, on its way through a thread.
+
+    Attributes:
+        offset, length: the range of the file.
+        buffers: what to fill or write; empty for the other kinds.
+        ordered: writes to be made in this order.
+        grow_to: make the file at least that long first.
+        zeroes: the range is to read as zeroes.
+        error: the host's error, once done.
+    """
+
+    __slots__ = ("buffers", "error", "grow_to", "length", "offset", "ordered", "zeroes")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        buffers: Sequence[Any],
+        offset: int,
+        length: int,
+        *,
+        ordered: Sequence[Write] | None = None,
+        grow_to: int = 0,
+        zeroes: bool = False,
+    ) -> None:
+        super().__init__(loop)
+        self.buffers = buffers
+        self.offset = offset
+        self.length = length
+        self.ordered = ordered
+        self.grow_to = grow_to
+        self.zeroes = zeroes
+        self.error: OSError | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one write and nothing else."""
+        return self.ordered is None and not self.zeroes
+
+    @property
+    def end(self) -> int:
+        """How long the file is at least when this is done, in bytes."""
+        return max(self.offset + self.length, self.grow_to)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether an O_DIRECT descriptor takes it as it is; growth wants to be alone too."""
+        if self.grow_to:
+            return False
+        if self.ordered is not None:
+            return all(_is_aligned(write.offset, write.length) for write in self.ordered)
+        return _is_aligned(self.offset, self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A descriptor and how to move bytes through it; used on worker threads only."""
+
+    fd: int
+    read: Callable[[int, Sequence[Any], int], None]
+    write: Callable[[int, Sequence[Any], int], None]
+
+    @classmethod
+    def of(cls, fd: int, *, direct: bool) -> Channel:
+        """Through the page cache, or past it (``O_DIRECT``)."""
+        if direct:
+            return cls(fd, direct_read, direct_write)
+        return cls(fd, read_fully, write_fully)
+
+    def run_reads(self, batch: Sequence[Transfer]) -> None:
+        """Fill the buffers of each."""
+        for read in batch:
+            try:
+                self.read(self.fd, read.buffers, read.offset)
+            except OSError as error:
+                read.error = error
+
+    def run_writes(self, batch: Sequence[Transfer]) -> None:
+        """Carry all out, adjacent ones together; between two transfers there is no order."""
+        plain = sorted((write for write in batch if write.plain), key=_offset_of)
+        for group in _adjacent(plain):
+            self._write_group(group)
+        for transfer in batch:
+            if not transfer.plain:
+                self._run_special(transfer)
+
+    def _write_group(self, group: Sequence[Transfer]) -> None:
+        if len(group) > 1:
+            merged = [buffer for write in group for buffer in write.buffers]
+            with contextlib.suppress(OSError):  # then one by one, to see whose fault it is
+                self.write(self.fd, merged, group[0].offset)
+                return
+        for write in group:
+            try:
+                self.write(self.fd, write.buffers, write.offset)
+            except OSError as error:
+                write.error = error
+
+    def _run_special(self, transfer: Transfer) -> None:
+        try:
+            if os.fstat(self.fd).st_size < transfer.grow_to:
+                os.ftruncate(self.fd, transfer.grow_to)
+            if transfer.zeroes:
+                self._zero(transfer.offset, transfer.length)
+            for group in _adjacent(transfer.ordered or ()):
+                merged = [buffer for write in group for buffer in write.buffers]
+                self.write(self.fd, merged, group[0].offset)
+        except OSError as error:
+            transfer.error = error
+
+    def _zero(self, offset: int, length: int) -> None:
+        if punch_hole(self.fd, offset, length):
+            return
+        zeroes = memoryview(ZERO_CHUNK)
+        for start in range(0, length, len(zeroes)):
+            self.write(self.fd, [zeroes[: length - start]], offset + start)
+
+
+_W = TypeVar("_W", Transfer, Write)
+
+
+def _adjacent(writes: Sequence[_W]) -> Iterator[list[_W]]:
+    """Cut ``writes`` into groups that lie end to end in the file, in the order given."""
+    group: list[_W] = []
+    end = -1
+    buffers = length = 0
+    for write in writes:
+        buffers += len(write.buffers)
+        length += write.length
+        if group and (write.offset != end or buffers > IOV_MAX or length > _MERGE_BYTES):
+            yield group
+            group = []
+            buffers, length = len(write.buffers), write.length
+        group.append(write)
+        end = write.offset + write.length
+    if group:
+        yield group
+
+
+def _offset_of(transfer: Transfer) -> int:
+    return transfer.offset
+
+
+def _is_aligned(offset: int, length: int) -> bool:
+    return offset % ALIGNMENT == 0 and length % ALIGNMENT == 0
