@@ -182,8 +182,7 @@ class PosixStorage:
     async def write_many(self, writes: Sequence[Write], *, grow_to: int = 0) -> None:
         if grow_to <= self._size:
             grow_to = 0
-        if not writes and not grow_to:
-            return
+        writes = [write for write in writes if write.length]
         start = min((write.offset for write in writes), default=grow_to)
         end = max((write.offset + write.length for write in writes), default=grow_to)
         transfer = Transfer(self._loop, (), start, end - start, ordered=writes, grow_to=grow_to)
