@@ -1,0 +1,92 @@
+"""qedasync: an asyncio block-driver engine for QED disk images.
+
+::
+
+    import qedasync
+
+    await qedasync.create("disk.qed", "10G")
+    async with qedasync.open("disk.qed", "r+") as disk:
+        await disk.pwrite(b"hello", 4096)
+        data = await disk.pread(5, 4096)
+        await disk.flush()
+
+The names below are the public ones. They are imported at first use, so that a program that only
+prints its version need not wait for asyncio.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from qedasync import errors
+from qedasync.errors import *  # noqa: F403
+
+if TYPE_CHECKING:
+    from qedasync.check import CheckResult
+    from qedasync.create import create
+    from qedasync.engine.extents import Extent, ExtentKind
+    from qedasync.engine.stats import Stats
+    from qedasync.format.header import Features
+    from qedasync.image import Image
+    from qedasync.image import open_image as open
+    from qedasync.storage.base import Storage
+    from qedasync.storage.memory import MemoryStorage
+    from qedasync.units import parse_size
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "open",
+    "create",
+    "Image",
+    "CheckResult",
+    "Extent",
+    "ExtentKind",
+    "Stats",
+    "Features",
+    "Storage",
+    "MemoryStorage",
+    "parse_size",
+    "errors",
+    *(name for name in errors.__all__ if name != "storage_error"),
+]
+
+_HOMES = {
+    "open": "image.open_image",
+    "create": "create.create",
+    "Image": "image.Image",
+    "CheckResult": "check.CheckResult",
+    "Extent": "engine.extents.Extent",
+    "ExtentKind": "engine.extents.ExtentKind",
+    "Stats": "engine.stats.Stats",
+    "Features": "format.header.Features",
+    "Storage": "storage.base.Storage",
+    "MemoryStorage": "storage.memory.MemoryStorage",
+    "parse_size": "units.parse_size",
+}
+
+
+class _Package(ModuleType):
+    """This package: finds a public name where it lives, once.
+
+    Importing the module ``qedasync.create`` would put the module where the function of that name
+    belongs; it is not let in.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        module, _, own_name = _HOMES[name].rpartition(".")
+        value = getattr(import_module(f"{__name__}.{module}"), own_name)
+        setattr(self, name, value)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
