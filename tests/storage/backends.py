@@ -1,0 +1,79 @@
+"""The storages that the contract binds, each opened on a file of its own with given content."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from qedasync.errors import StorageError
+from qedasync.storage.aiofiles import AiofilesStorage
+from qedasync.storage.base import Storage
+from qedasync.storage.faults import FaultStorage
+from qedasync.storage.memory import MemoryStorage
+from qedasync.storage.recorder import RecorderStorage
+
+PORTABLE = ("memory", "memory-async", "aiofiles")
+LINUX = ("posix", "posix-direct") if sys.platform == "linux" else ()
+PLAIN = PORTABLE + LINUX
+BACKENDS = (
+    *PLAIN,
+    *(f"{wrapper}+{name}" for wrapper in ("faults", "recorder") for name in PLAIN),
+)
+
+
+@dataclass
+class Backend:
+    """One kind of storage, and a place for its files."""
+
+    name: str
+    directory: Path
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    @asynccontextmanager
+    async def open(self, initial: bytes = b"") -> AsyncIterator[Storage]:
+        """A new storage whose content is ``initial``; closed at the end."""
+        wrapper, _, name = self.name.rpartition("+")
+        storage = await self._inner(name, initial)
+        if wrapper == "faults":
+            storage = FaultStorage(storage)
+        elif wrapper == "recorder":
+            storage = await RecorderStorage.over(storage)
+        try:
+            yield storage
+        finally:
+            await storage.close()
+
+    async def _inner(self, name: str, initial: bytes) -> Storage:
+        if name.startswith("memory"):
+            return MemoryStorage(initial, inline=name == "memory")
+        path = self.directory / f"{next(self._numbers)}.img"
+        path.write_bytes(initial)
+        if name == "aiofiles":
+            return await AiofilesStorage.open(path, writable=True)
+        from qedasync.storage.posix import PosixStorage  # there is none on other platforms
+
+        try:
+            return await PosixStorage.open(path, writable=True, direct=name == "posix-direct")
+        except StorageError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            pytest.skip("the file system of the temporary directory has no O_DIRECT")
+
+
+async def content(storage: Storage) -> bytes:
+    """All bytes of the storage."""
+    return await read(storage, 0, storage.size)
+
+
+async def read(storage: Storage, offset: int, length: int) -> bytes:
+    """Bytes of the storage, read into a buffer that was not zero before."""
+    buffer = bytearray(b"\xee" * length)
+    await storage.read_into([buffer], offset)
+    return bytes(buffer)
