@@ -76,7 +76,7 @@ async def _make_raw(raw: Path, tree: Path, size: int) -> str:
         return "a pattern (mkfs.ext4 is not installed)"
     source = Path(sysconfig.get_path("stdlib"))
     try:
-        count = await _in_thread(_copy_files, source, tree, int(size * _SHARE))
+        count = await _copy_library(source, tree, int(size * _SHARE))
         await _in_thread(_run_mkfs, program, tree, raw, size)
     except (OSError, subprocess.CalledProcessError) as error:
         await _in_thread(_write_pattern, raw, size)
@@ -123,25 +123,31 @@ def _write_pattern(raw: Path, size: int) -> None:
                 file.write(rng.randbytes(min(1 << 20, size - start)))
 
 
-def _copy_files(source: Path, tree: Path, budget: int) -> int:
-    """Copy files of ``source`` below ``tree``, ``budget`` bytes at most; answers how many."""
-    tree.mkdir()
+async def _copy_library(source: Path, tree: Path, budget: int) -> int:
+    """Copy files of ``source`` below ``tree`` till ``budget`` bytes are used; answers how many."""
+    await _in_thread(tree.mkdir)
     count = 0
     for copy in range(_COPIES):
-        copied = 0
-        for file in _files(source):
-            # Each file takes whole blocks, and an inode.
-            cost = (file.stat().st_size // _BLOCK + 2) * _BLOCK
-            if cost <= budget:
-                target = tree / f"python-{copy}" / file.relative_to(source)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
-                budget -= cost
-                copied += 1
+        copied, budget = await _in_thread(_copy_files, source, tree / f"python-{copy}", budget)
         count += copied
         if copied == 0:
             break
     return count
+
+
+def _copy_files(source: Path, tree: Path, budget: int) -> tuple[int, int]:
+    """Copy the files that fit into ``budget`` bytes; answers how many, and what is left of it."""
+    copied = 0
+    for file in _files(source):
+        # Each file takes whole blocks, and an inode.
+        cost = (file.stat().st_size // _BLOCK + 2) * _BLOCK
+        if cost <= budget:
+            target = tree / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+            budget -= cost
+            copied += 1
+    return copied, budget
 
 
 def _files(source: Path) -> Iterator[Path]:

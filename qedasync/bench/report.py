@@ -50,7 +50,7 @@ class Report:
             *self._flush_lines(),
             ("loop delay", _delays(self.result.loop_delay)),
             ("counters", self._counter_line()),
-            ("measuring", f"costs {_time(self.result.overhead_ns)} of each operation's turn"),
+            ("measuring", self._measuring_line()),
         ]
         if self.result.workload.verify:
             lines.append(("verified", f"{self.result.verified:,} reads, all as written"))
@@ -105,7 +105,7 @@ class Report:
         n = len(times)
         if n == 0:
             return []
-        seconds = self.result.elapsed_ns / 1e9
+        seconds = max(1, self.result.elapsed_ns) / 1e9
         rate = format_size(n * self.result.workload.block_size / seconds)
         return [
             (name, f"{n / seconds:,.0f} IOPS, {rate}/s, {n:,} operations"),
@@ -127,6 +127,14 @@ class Report:
         return (
             f"{inline}{stats.grouped_writes:,} allocating writes in {stats.groups:,} groups,"
             f" {stats.clusters_allocated:,} clusters allocated, {stats.l2_loads:,} L2 slices loaded"
+        )
+
+    def _measuring_line(self) -> str:
+        result = self.result
+        cost = result.overhead_ns * (len(result.reads) + len(result.writes))
+        return (
+            f"takes {_time(result.overhead_ns)} an operation,"
+            f" {cost / max(1, result.elapsed_ns):.1%} of the run; the rates include it"
         )
 
     # ------------------------------------------------------------------- JSON

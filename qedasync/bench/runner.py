@@ -23,9 +23,10 @@ __all__ = ["Run", "Result", "Snapshot", "Target"]
 Job: TypeAlias = Coroutine[None, None, None]
 
 _TICK = 0.002  # seconds between looks at the loop's delay
-_PROGRESS = 0.2  # seconds between calls of progress
+_PROGRESS = 0.5  # seconds between calls of progress; drawing the line takes a ms
 _CALIBRATION = 5_000  # operations to measure the loop's own cost by
 _NS = 1_000_000_000
+_NEVER = 1 << 62  # a time to come; an int, because the hot loop compares it
 
 
 class Target(Protocol):
@@ -89,7 +90,7 @@ class Run:
     Args:
         image: open, and writable if the workload writes.
         workload: fitted to the image.
-        progress: called a few times a second.
+        progress: called twice a second.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Run:
         self._progress = progress
         self._ledger = Ledger(workload.block_size) if workload.verify else None
         self._begin = 0
-        self._deadline: float = 0
+        self._deadline = 0
         self._until_flush = workload.flush_interval
 
     async def run(self) -> Result:
@@ -134,7 +135,7 @@ class Run:
         self._begin = perf_counter_ns()
         if not self.result.interrupted:
             runtime = self._workload.runtime
-            self._deadline = float("inf") if runtime is None else self._begin + runtime * _NS
+            self._deadline = _NEVER if runtime is None else self._begin + int(runtime * _NS)
         work = self._work if self._ledger is None else self._work_verified
         watchers = [self._tick()]
         if self._progress is not None:
@@ -264,7 +265,7 @@ _EMPTY = bytearray()
 async def _own_cost(workload: Workload) -> float:
     """Nanoseconds that :meth:`Run._work` spends on an operation of its own, on this machine now."""
     run = Run(_Nothing(), workload)
-    run._deadline = float("inf")
+    run._deadline = _NEVER
     steps = list(zip(range(_CALIBRATION), workload.steps(), strict=False))
     elapsed = await _timed(run._work(step for _, step in steps))
     return elapsed / len(steps)

@@ -82,7 +82,8 @@ class Workload:
         faults = {
             "the block size must be at least 1": self.block_size < 1,
             "the queue depth must be at least 1": self.depth < 1,
-            "the run time must be more than 0": self.runtime is not None and not self.runtime > 0,
+            "the run time must be more than 0 and at most 10**9 seconds": self.runtime is not None
+            and not 0 < self.runtime <= 1e9,
             "the number of operations must be at least 1": self.number is not None
             and self.number < 1,
             "neither run time nor number of operations limits the run": self.runtime is None

@@ -99,10 +99,10 @@ async def test_make_image_that_differs_from_its_source_is_refused(
         await make_image(place, 4 << 20)
 
 
-def test_copy_files_small_library_is_copied_until_the_budget_is_spent(
+async def test_copy_library_small_one_is_repeated_until_the_budget_is_spent(
     tmp_path: Path, small_tree: Path
 ) -> None:
     one_copy = 20 * (50_000 // 4096 + 2) * 4096
-    assert making._copy_files(small_tree, tmp_path / "tree", int(one_copy * 2.5)) == 50
+    assert await making._copy_library(small_tree, tmp_path / "tree", int(one_copy * 2.5)) == 50
     assert not list((tmp_path / "tree").rglob("*.pyc"))
     assert len(list((tmp_path / "tree").glob("*"))) == 3

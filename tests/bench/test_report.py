@@ -14,7 +14,8 @@ from qedasync.bench import Pattern, Report, Result, Workload, format_size
 
 def make_report(**options: Any) -> Report:
     """1000 reads of 1 us to 1 ms and 10 writes of 2 ms, in two seconds."""
-    result = Result(Workload(**options).fitted(1 << 30), elapsed_ns=2_000_000_000)
+    workload = Workload(**options).fitted(1 << 30)
+    result = Result(workload, elapsed_ns=2_000_000_000, overhead_ns=400.0)
     for n in range(1, 1001):
         result.reads.record(n * 1000)
     for _ in range(10):
@@ -65,6 +66,7 @@ def test_human_names_rates_percentiles_and_counters() -> None:
     assert "p50 2 ms, p90 2 ms, p99 2 ms, p99.9 2 ms, max 2 ms" in text
     assert "90.0% of reads inline" in text
     assert "9 allocating writes in 3 groups" in text
+    assert "takes 400 ns an operation, 0.0% of the run" in text
     assert "interrupted" not in text
     assert "verified" not in text
 

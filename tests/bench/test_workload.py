@@ -70,6 +70,7 @@ def test_steps_number_ends_them() -> None:
         ({"depth": 0}, "queue depth"),
         ({"runtime": 0.0}, "run time"),
         ({"runtime": float("nan")}, "run time"),
+        ({"runtime": float("inf")}, "run time"),
         ({"number": 0}, "number of operations"),
         ({"runtime": None}, "limits the run"),
         ({"read_percent": 101}, "share of reads"),
