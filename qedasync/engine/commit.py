@@ -77,8 +77,9 @@ class Committer:
             await self._read_fills(plan)
         if plan.updates and self.backing is None:
             await self._need_check.set()
-        await self._write(plan)
-        self._tables.publish(plan.updates, plan.new_tables)
+        with self._tables.hold(plan.slices):
+            await self._write(plan)
+            self._tables.publish(plan.updates, plan.new_tables)
         self._stats.groups += 1
         self._stats.grouped_writes += len(group)
         self._stats.clusters_allocated += plan.n_clusters

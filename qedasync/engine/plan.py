@@ -48,6 +48,7 @@ class Plan:
         zero_fills: whether new clusters read as zeroes without being written.
 
     Attributes:
+        slices: as above; not changed here.
         data: writes of guest data and of untouched parts, in order.
         fills: the parts of ``data`` to read before it is written.
         updates: new L2 entries.
@@ -71,7 +72,7 @@ class Plan:
         self.n_clusters = 0
         self._tables = tables
         self._allocator = allocator
-        self._slices = slices
+        self.slices = slices
         self._copy_below = copy_below
         self._zero_fills = zero_fills
 
@@ -135,7 +136,7 @@ class Plan:
         changed = self.updates.get(number)
         if changed is not None and index in changed:
             return changed[index]
-        return self._slices[number][index]
+        return self.slices[number][index]
 
     def _set_entry(self, cluster: int, entry: int) -> None:
         self.updates.setdefault(cluster >> 9, {})[cluster & _INDEX_MASK] = entry
@@ -246,7 +247,7 @@ class Plan:
     ) -> Write:
         geometry = self._geometry
         pos = number << geometry.slice_shift
-        entries = self._slices[number]
+        entries = self.slices[number]
         if not old_content:
             entries = array("Q", entries)
             for index, entry in changes.items():

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from qedasync.engine.allocator import Allocator
 from qedasync.engine.l2_cache import L2Cache
@@ -22,7 +23,7 @@ from qedasync.errors import CorruptTable
 from qedasync.events import Event
 from qedasync.format.cluster import ClusterKind, Lookup, NeedSlice, lookup
 from qedasync.format.geometry import SLICE_BYTES, SLICE_ENTRIES, Geometry
-from qedasync.format.table import SECTOR_ENTRIES, slice_is_sound, unpack_entries
+from qedasync.format.table import SECTOR_ENTRIES, pack_entries, slice_is_sound, unpack_entries
 from qedasync.storage.base import Storage
 
 __all__ = ["SliceUpdates", "Tables", "load_l1"]
@@ -90,6 +91,7 @@ class Tables:
         self._stats = stats
         self._guard = guard
         self._loading: dict[int, _Load] = {}
+        self._held: Mapping[int, array[int]] = {}
         self._table_clusters: set[int] | None = None
         self._own_tables: set[int] = set()  # L1 indices whose table nobody else names
         self._last_loaded = -2
@@ -144,14 +146,20 @@ class Tables:
         return self.l1[index] if index < len(self.l1) else 0
 
     async def slice_entries(self, number: int) -> array[int]:
-        """A slice as on disk, not to be changed; all 0 where there is no L2 table."""
+        """A slice as on disk, not to be changed; all 0 where there is no L2 table.
+
+        Raises:
+            CorruptTable: the L1 entry is invalid. The slice's own entries are not looked at.
+            StorageError: the slice cannot be read.
+        """
         pos = number << self.geometry.slice_shift
         if self.table_offset(pos) == 0:
             return array("Q", bytes(SLICE_BYTES))
+        need = lookup(self.geometry, self.l1, {}, pos, 1, self._allocator.end_of_file)
+        assert type(need) is NeedSlice
         while (entries := self.cache.get(number)) is None:
-            found = self.lookup(pos, 1)
-            if type(found) is NeedSlice:
-                await self._load(found)
+            if not self._load_now(need):
+                await self._load(need)
         return entries
 
     # ------------------------------------------------------------------ loads
@@ -187,6 +195,9 @@ class Tables:
         view = memoryview(data)
         for i in range(count):
             raw = bytes(view[i * SLICE_BYTES : (i + 1) * SLICE_BYTES])
+            held = self._held.get(number + i)
+            if held is not None:
+                raw = pack_entries(held)
             entries = unpack_entries(raw)
             sound = slice_is_sound(raw, self.geometry, end) and not self._overlaps(entries)
             self.cache.put(number + i, entries, sound=sound)
@@ -215,6 +226,19 @@ class Tables:
             del self._loading[need.slice_number]
 
     # ---------------------------------------------------------------- changes
+
+    @contextmanager
+    def hold(self, slices: Mapping[int, array[int]]) -> Iterator[None]:
+        """Whoever loads one of ``slices`` gets these entries, whatever is on disk by now.
+
+        For the time in which a commit writes them: a write that found a new entry before it is
+        published would go in place, and be lost if the commit fails and puts the old one back.
+        """
+        self._held = slices
+        try:
+            yield
+        finally:
+            self._held = {}
 
     def publish(self, updates: SliceUpdates, new_tables: Mapping[int, int]) -> None:
         """Take over what is on disk now: new entries, and new L2 tables by L1 index."""
