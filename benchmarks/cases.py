@@ -1,0 +1,102 @@
+"""The cases: what is compared, on which image, and what we promise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks import qemu
+from benchmarks.workload import Workload
+
+__all__ = ["CASES", "Case"]
+
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One claim against ``qemu-img bench``.
+
+    Attributes:
+        name: for the command line and the report.
+        what: one line for the table.
+        work: the stream of requests.
+        image_size: guest bytes.
+        bar: the ratio (our requests per second over QEMU's best) that we promise.
+        allocated: guest ranges (offset, length) that hold data before the run.
+        fresh: whether every run needs a new image.
+    """
+
+    name: str
+    what: str
+    work: Workload
+    image_size: int
+    bar: float
+    allocated: tuple[tuple[int, int], ...] = ()
+    fresh: bool = False
+
+    def prepare(self, image: str) -> None:
+        """Make the image (with QEMU's tools, for both sides)."""
+        qemu.create(image, self.image_size)
+        if self.allocated:
+            qemu.fill(image, list(self.allocated))
+
+
+_SPREAD = 17 * 4 * KIB  # odd in blocks: visits all of a power of two before it repeats
+
+CASES = (
+    Case(
+        "read-4k",
+        "4 KiB reads, spread over 256 MiB, cached",
+        Workload(count=200_000, block=4 * KIB, step=_SPREAD, size=256 * MIB),
+        256 * MIB,
+        1.2,
+        ((0, 256 * MIB),),
+    ),
+    Case(
+        "write-4k",
+        "4 KiB writes in place, spread over 256 MiB",
+        Workload(count=100_000, block=4 * KIB, step=_SPREAD, size=256 * MIB, write=True),
+        256 * MIB,
+        2.0,
+        ((0, 256 * MIB),),
+    ),
+    Case(
+        "alloc-4k",
+        "4 KiB writes, each into a new 64 KiB cluster",
+        Workload(count=20_000, block=4 * KIB, step=64 * KIB, size=4 * GIB, write=True),
+        4 * GIB,
+        10.0,
+        fresh=True,
+    ),
+    Case(
+        "alloc-64k",
+        "64 KiB writes, each into a new 64 KiB cluster",
+        Workload(count=16_384, block=64 * KIB, step=64 * KIB, size=4 * GIB, write=True),
+        4 * GIB,
+        3.0,
+        fresh=True,
+    ),
+    Case(
+        "read-4k-1tib",
+        "4 KiB reads hopping over all 512 tables of a 1 TiB image",
+        Workload(count=30_000, block=4 * KIB, step=2 * GIB, size=TIB),
+        TIB,
+        20.0,
+        tuple((table * 2 * GIB, 64 * KIB) for table in range(512)),
+    ),
+    Case(
+        "writethrough-4k",
+        '4 KiB writes in place, cache="writethrough"',
+        Workload(
+            count=6_000,
+            block=4 * KIB,
+            step=_SPREAD,
+            size=256 * MIB,
+            write=True,
+            cache="writethrough",
+        ),
+        256 * MIB,
+        5.0,
+        ((0, 256 * MIB),),
+    ),
+)
