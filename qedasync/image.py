@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -477,7 +478,8 @@ async def _open(wish: _Wish) -> Image:
     try:
         await _make_ready(engine, wish)
     except BaseException:
-        await engine.close()
+        with suppress(QEDError):  # what went wrong first is what to tell
+            await engine.close()
         raise
     return Image(engine, wish.path)
 

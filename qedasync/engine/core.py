@@ -493,8 +493,8 @@ class Engine:
         """Wait for requests in flight, flush, clear NEED_CHECK, release the files. Idempotent.
 
         Raises:
-            QEDError: the flush failed, or the bit could not be cleared (it stays set then), or
-            something failed in the background. Everything is released all the same.
+            QEDError: the flush failed, now or earlier, or the bit could not be cleared (it stays
+            set then), or something failed in the background. Everything is released all the same.
 
         Cancellation: runs to the end.
         """
@@ -524,8 +524,9 @@ class Engine:
             await self._release()
 
     async def _settle_storage(self) -> None:
-        if not self.options.writable or self.failure is not None:
+        if not self.options.writable:
             return
+        self._check_failure()  # a close that says nothing promises that everything is on disk
         async with self.queue.turn:
             await self.need_check.clear()
             await self.sync()
