@@ -71,7 +71,9 @@ class Committer:
         """
         if self._storage.size > self._allocator.end_of_file:
             # Differs from QEMU: part of a cluster that a crash left behind would show through.
+            # Flushed, or a second crash might keep the clusters to come and forget the cut.
             await self._storage.truncate(self._allocator.end_of_file)
+            await self._flush()
         plan = await self._plan(group)
         if plan.fills:
             await self._read_fills(plan)
