@@ -263,27 +263,51 @@ async def test_failing_write_cancelled_in_the_thread_raises_the_cancellation(
             await task
 
 
-def test_loop_shutdown_during_a_write_leaves_it_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cancelled_before", [False, True])
+def test_loop_shutdown_during_a_write_leaves_it_whole(
+    tmp_path: Path, cancelled_before: bool
+) -> None:
     """`asyncio.run` cancels every task, those that wait for our threads too."""
     path = tmp_path / "old.img"
     path.write_bytes(b"..........")
-    file = ScriptedFile(path)
+    file, executor = ScriptedFile(path), ThreadPoolExecutor(1)
     gate = file.gate = threading.Event()
     file.limit = 2
-    executor = ThreadPoolExecutor(1)
 
-    async def main() -> None:
+    async def main() -> asyncio.Task[None]:
         storage = AiofilesStorage(wrap(file, executor=executor), executor, size=10)
-        writing.append(asyncio.create_task(storage.write([b"012345"], 3)))
+        writing = asyncio.create_task(storage.write([b"012345"], 3))
         await entered(file)
+        if cancelled_before:
+            writing.cancel()
+            await asyncio.sleep(0)
         asyncio.get_running_loop().call_later(0, gate.set)
+        return writing
 
-    writing: list[asyncio.Task[None]] = []
-    asyncio.run(main())
+    writing = asyncio.run(main())
     executor.shutdown()
     file.close()
-    assert writing[0].cancelled()
+    assert writing.cancelled()
     assert path.read_bytes() == b"...012345."
+
+
+async def test_close_cancelled_before_the_thread_has_it_closes_all_the_same(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "old.img"
+    path.write_bytes(b"abc")
+    file, executor, gate = ScriptedFile(path), ThreadPoolExecutor(1), threading.Event()
+    storage = AiofilesStorage(wrap(file, executor=executor), executor)
+    executor.submit(gate.wait)
+    closing = asyncio.create_task(storage.close())
+    for _ in range(3):
+        await asyncio.sleep(0)
+        closing.cancel()
+    assert not closing.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert file.closed
 
 
 async def test_close_cancelled_closes_all_the_same(tmp_path: Path) -> None:

@@ -110,6 +110,13 @@ def test_sparse_write_to_a_copied_chunk_a_second_time_stays_apart() -> None:
     assert bytes(second) == b"xzc"
 
 
+def test_sparse_chunk_that_was_dropped_can_be_written_again() -> None:
+    content = SparseBytes(b"\1" * CHUNK)
+    content.zero(0, CHUNK)
+    content.write(b"x", 1)
+    assert bytes(content) == b"\0x" + bytes(CHUNK - 2)
+
+
 def test_sparse_copy_shares_the_chunks() -> None:
     content = SparseBytes(b"\1" * (64 * CHUNK))
     tracemalloc.start()
