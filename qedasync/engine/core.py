@@ -35,7 +35,7 @@ from qedasync.engine.status import Mapper
 from qedasync.engine.tables import Tables, load_l1
 from qedasync.engine.tasks import TaskOwner
 from qedasync.engine.write import Writer
-from qedasync.errors import ImageClosed, ImageFailed, QEDError, ReadOnly, StateError
+from qedasync.errors import ImageClosed, ImageFailed, QEDError, ReadOnly, RequestError, StateError
 from qedasync.events import Event
 from qedasync.format.geometry import SLICE_ENTRIES, Geometry
 from qedasync.format.header import (
@@ -392,11 +392,15 @@ class Engine:
     async def grow(self, new_size: int) -> None:
         """Make the image larger; the new part reads as zeroes. Durable on return.
 
-        Raises: as :meth:`write`; on an error the size is the old one.
+        Raises: as :meth:`write`; on an error the size is the old one. RequestError: another call
+        made it larger than that meanwhile.
         """
         await self._enter_to_write()
         try:
             async with self._resizing:
+                if new_size == self.image_size:
+                    return
+                self._check_grows(new_size)
                 await self._grower.prepare(new_size)
                 await self.sync()
                 await self._grower.finish(new_size)
@@ -404,6 +408,16 @@ class Engine:
                 await self.sync()
         finally:
             self.gate.leave()
+
+    def _check_grows(self, new_size: int) -> None:
+        if new_size < self.image_size:
+            raise RequestError(
+                f"Cannot set the size to {new_size} bytes: the image has become"
+                f" {self.image_size} bytes long meanwhile",
+                length=new_size,
+                size=self.image_size,
+                errno=errno.ENOTSUP,
+            )
 
     def _set_size(self, size: int) -> None:
         self.image_size = size
@@ -431,8 +445,8 @@ class Engine:
         """The runs of the whole image, joined where they go on; gives the loop turns."""
         last: Extent | None = None
         steps = 0
-        async for extent in self._mapper.runs(0, self.image_size):
-            self._check_closed()
+        runs = self._mapper.runs(0, self.image_size)
+        while (extent := await self._next_run(runs)) is not None:
             steps += 1
             if steps % _RUNS_PER_TURN == 0:
                 await asyncio.sleep(0)
@@ -441,6 +455,13 @@ class Engine:
                 yield run
         if last is not None:
             yield last
+
+    async def _next_run(self, runs: AsyncIterator[Extent]) -> Extent | None:
+        await self._enter()
+        try:
+            return await anext(runs, None)
+        finally:
+            self.gate.leave()
 
     # ------------------------------------------------------------ life cycle
 
