@@ -26,6 +26,7 @@ import aiofiles.os
 from qedasync.errors import storage_error
 from qedasync.events import Event
 from qedasync.storage.base import ZERO_CHUNK, ReadBuffers, StorageBase, Write, WriteBuffers
+from qedasync.storage.locks import LockRole, acquire_locks
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncFileIO
@@ -37,6 +38,7 @@ T = TypeVar("T")
 _JOIN_UP_TO = 1 << 20  # bytes
 
 _fsync = aiofiles.os.wrap(os.fsync)
+_lock = aiofiles.os.wrap(acquire_locks)
 
 
 class AiofilesStorage(StorageBase):
@@ -68,7 +70,12 @@ class AiofilesStorage(StorageBase):
 
     @classmethod
     async def open(
-        cls, path: str | os.PathLike[str], *, writable: bool = False, create: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        writable: bool = False,
+        create: bool = False,
+        lock: LockRole | None = None,
     ) -> Self:
         """Open a file.
 
@@ -76,6 +83,7 @@ class AiofilesStorage(StorageBase):
             path: the file.
             writable: for reading and writing, else for reading only.
             create: make the file if it is not there; its content is left alone if it is.
+            lock: QEMU's byte-range locks to take, or None for none.
 
         Raises: StorageError, or the subclass that fits.
         Cancellation: waits for the host's answer; the file is closed again.
@@ -91,6 +99,8 @@ class AiofilesStorage(StorageBase):
             raise
         storage = cls(file, executor, path=path)
         try:
+            if lock is not None:
+                await _to_the_end(lambda: _lock(file.fileno(), lock, path, executor=executor))
             storage._size = await storage._request(lambda: file.seek(0, os.SEEK_END))
         except BaseException:
             await storage.close()

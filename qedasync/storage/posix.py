@@ -106,13 +106,17 @@ class PosixStorage:
         loop = asyncio.get_running_loop()
         name = os.fsdecode(path)
         workers = Workers(loop, _READ_THREADS, "qedasync-io")
+        opened: list[tuple[int, int, bool]] = []  # kept for us even if we are cancelled
         try:
-            fd, size, nowait = await workers.run(
-                partial(open_file, name, writable, direct, create, lock)
+            await workers.run(
+                lambda: opened.append(open_file(name, writable, direct, create, lock))
             )
         except BaseException:
             workers.close()
+            for fd, _, _ in opened:
+                os.close(fd)
             raise
+        fd, size, nowait = opened[0]
         return cls(fd, name, loop, workers, direct=direct, size=size, nowait=nowait)
 
     @property

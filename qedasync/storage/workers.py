@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from qedasync.waiting import Settled
 
-__all__ = ["Job", "Workers"]
+__all__ = ["Job", "Workers", "in_thread"]
 
 T = TypeVar("T")
 _Task = Callable[[], None]
@@ -108,3 +108,15 @@ class Workers:
         done()
         if self._busy == 0 and self._idle is not None:
             self._idle.finish()
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """Call ``function`` on a thread of its own: for what blocks now and then, outside any storage.
+
+    Cancellation: the call runs to its end, then ``CancelledError`` is raised.
+    """
+    workers = Workers(asyncio.get_running_loop(), 1, "qedasync-host")
+    try:
+        return await workers.run(function)
+    finally:
+        workers.close()
