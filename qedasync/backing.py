@@ -1,0 +1,382 @@
+"""Backing files: which may be opened, and how a chain of them becomes one source of bytes.
+
+A name in an image is somebody else's wish: it may point at any file of the host, at a pipe, at
+itself, or at an image that goes on so. Every name passes the gate here before anything is opened,
+in this order: no URL, the policy's directory, the file is there, no loop, not too deep, the
+policy's word, an ordinary file. A relative name starts at the directory of the image that has it.
+
+QED can record one format for a backing file, raw. Without that record the file is looked at for
+QED's magic: an overlay on an image could not be opened otherwise. So a raw disk, if it was writable
+once and its guest wrote a QED header into it, is taken for an image. Nothing but raw or QED can come
+out, and what that header names passes the same gate again, so with "auto" the guest reaches files
+of the one directory and no others. Where even these are not to be seen, record the format
+(``create(..., backing_format="raw")``) or pass a function.
+
+The files of a chain are opened from the top down, then the images are put together from the bottom
+up, when it is known how many share the cache's budget.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeAlias
+
+from qedasync.engine.core import Engine, EngineOptions, read_backing_name, read_header
+from qedasync.engine.source import Source
+from qedasync.engine.sources import ImageSource, RawSource
+from qedasync.errors import (
+    BackingError,
+    BackingRefused,
+    FormatError,
+    HeaderError,
+    RequestError,
+    StorageError,
+)
+from qedasync.format.geometry import ENTRY_BYTES
+from qedasync.format.header import Header, validate_header
+from qedasync.storage.base import Storage
+from qedasync.storage.locks import LockRole
+from qedasync.storage.workers import in_thread
+
+__all__ = [
+    "open_backing",
+    "backing_size",
+    "BackingPolicy",
+    "BackingRequest",
+    "check_policy",
+    "local_path",
+]
+
+MAX_DEPTH = 64
+"""Backing files below one image."""
+
+_MAX_L1_BYTES = 32 << 20  # of a whole chain; 64 images of 64 TiB each need half of it
+
+
+@dataclass(frozen=True, slots=True)
+class BackingRequest:
+    """A backing file about to be opened: what a policy function decides on.
+
+    Attributes:
+        name: the file's name as the image records it.
+        path: where that leads: absolute, symbolic links followed.
+        image_path: the image that names it.
+        depth: 1 for the backing file of the image that is opened, 2 for that one's, ...
+        format: ``"raw"`` or ``"qed"`` if that is settled, None if the file is to be looked at.
+    """
+
+    name: str
+    path: str
+    image_path: str
+    depth: int
+    format: Literal["raw", "qed"] | None = None
+
+
+BackingPolicy: TypeAlias = Literal["auto", "any"] | bool | Callable[[BackingRequest], bool]
+"""Which backing files may be opened; never URLs (``nbd://...``, ``json:...``).
+
+``"auto"`` or True: regular files in the image's own directory, symbolic links followed.
+``"any"``: every regular file or block device. False: none, the image stands alone.
+A function: is asked for each file.
+"""
+
+_Opener: TypeAlias = Callable[..., Awaitable[Storage]]
+
+
+def check_policy(policy: BackingPolicy) -> None:
+    """Raise RequestError for what is no policy."""
+    if not (isinstance(policy, bool) or policy in ("auto", "any") or callable(policy)):
+        raise RequestError(
+            f"backing is {policy!r}; it must be 'auto', 'any', True, False or a function"
+        )
+
+
+async def open_backing(
+    engine: Engine,
+    path: str,
+    policy: BackingPolicy,
+    *,
+    open_storage: _Opener,
+    l2_cache_bytes: int,
+    lock: bool,
+    direct: bool = False,
+) -> Source | None:
+    """Open the backing file that an image names, and whatever lies below it.
+
+    Args:
+        engine: the image. It is not changed: the caller attaches the result.
+        path: the image's file name; relative names start at its directory.
+        policy: which files may be opened.
+        open_storage: opens a file, as :func:`qedasync.storage.opener.open_storage` does.
+        l2_cache_bytes: budget of the L2 caches of the chain, all together.
+        lock: take QEMU's locks.
+        direct: bypass the page cache.
+
+    Returns: the source, owned by the caller; None without a backing file or with policy False.
+
+    Raises:
+        BackingRefused: the policy, or our refusal of URLs.
+        BackingError: a file is missing, broken or in use; there is a loop, or too long a chain.
+        RequestError: that is no policy.
+
+    Cancellation: nothing stays open.
+    """
+    check_policy(policy)
+    if policy is False or engine.backing_name is None:
+        return None
+    chain = _Chain(policy, open_storage, lock=lock, direct=direct)
+    kind: Literal["raw"] | None = "raw" if engine.header.backing_is_raw else None
+    return await chain.open(engine.backing_name, kind, path, l2_cache_bytes)
+
+
+async def backing_size(
+    name: str,
+    kind: Literal["raw", "qed"] | None,
+    path: str,
+    policy: BackingPolicy,
+    *,
+    open_storage: _Opener,
+    lock: bool,
+) -> int:
+    """The guest-visible bytes of a backing file for a new image ``path``; opens all of its chain.
+
+    The policy is for what lies below: ``name`` itself comes from the caller, who may use any file.
+
+    Raises and cancellation: as :func:`open_backing`.
+    """
+    chain = _Chain(policy, open_storage, lock=lock, direct=False, trust_first=True)
+    source = await chain.open(name, kind, path, 0)
+    await source.close()
+    return source.size
+
+
+def local_path(name: str, image_path: str) -> str | None:
+    """The file that a name recorded in an image means, or None if it is a URL.
+
+    As QEMU reads names: what has a colon before any slash is a protocol's; ``file:`` is a plain
+    path, which does *not* start at the image's directory.
+    """
+    protocol, colon, rest = name.partition(":")
+    if not colon or "/" in protocol:
+        return os.path.join(os.path.dirname(image_path), name)
+    return rest if protocol == "file" else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What the host says about a path, or why it says nothing.
+
+    Attributes:
+        path: absolute, symbolic links followed.
+        image_directory: that of the image which names it, likewise.
+    """
+
+    path: str
+    image_directory: str
+    status: os.stat_result | None
+    error: OSError | None
+
+    @classmethod
+    def look(cls, path: str, image_path: str) -> _Place:
+        """Ask the host; blocks."""
+        real = os.path.realpath(path)
+        directory = os.path.dirname(os.path.realpath(image_path))
+        try:
+            return cls(real, directory, os.stat(real), None)
+        except OSError as error:
+            return cls(real, directory, None, error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """An open file of a chain.
+
+    Attributes:
+        path: as it was named: the image's directory and the recorded name.
+        header: None for a raw file.
+        backing_name: what it names in turn.
+    """
+
+    request: BackingRequest
+    path: str
+    storage: Storage
+    header: Header | None = None
+    backing_name: str | None = None
+
+
+class _Chain:
+    """Opens the files below one image.
+
+    Args:
+        trust_first: the policy is not asked about the first file.
+    """
+
+    def __init__(
+        self,
+        policy: BackingPolicy,
+        open_storage: _Opener,
+        *,
+        lock: bool,
+        direct: bool,
+        trust_first: bool = False,
+    ) -> None:
+        self._policy = policy
+        self._open_storage = open_storage
+        self._lock = lock
+        self._direct = direct
+        self._trusted_depth = 1 if trust_first else 0
+        self._files: set[tuple[int, int]] = set()
+        self._l1_bytes = 0
+
+    async def open(
+        self,
+        name: str,
+        kind: Literal["raw", "qed"] | None,
+        image_path: str,
+        l2_cache_bytes: int,
+    ) -> Source:
+        """The source for the file ``name``; closes everything again on failure."""
+        top = await in_thread(partial(_Place.look, image_path, image_path))
+        if top.status is not None:
+            self._files.add((top.status.st_dev, top.status.st_ino))
+        async with AsyncExitStack() as opened:
+            layers = [await self._open_layer(name, kind, image_path, 1, opened)]
+            while (below := layers[-1].backing_name) is not None and self._policy is not False:
+                header, path, depth = layers[-1].header, layers[-1].path, len(layers) + 1
+                assert header is not None
+                kind = "raw" if header.backing_is_raw else None
+                layers.append(await self._open_layer(below, kind, path, depth, opened))
+            source = await _join(layers, l2_cache_bytes, opened)
+            opened.pop_all()
+        return source
+
+    async def _open_layer(
+        self,
+        name: str,
+        kind: Literal["raw", "qed"] | None,
+        image_path: str,
+        depth: int,
+        opened: AsyncExitStack,
+    ) -> _Layer:
+        """Let one name through the gate and open the file."""
+        path = local_path(name, image_path)
+        if path is None:
+            raise BackingRefused(
+                f"{image_path!r}: the backing file {name!r} is not a plain path; URLs and other"
+                " protocols are never opened. Record a path instead, or pass backing=False to open"
+                " the image without it",
+                name=name,
+            )
+        place = await in_thread(partial(_Place.look, path, image_path))
+        request = BackingRequest(name, place.path, image_path, depth, kind)
+        self._admit(request, place)
+        with _explained(request):
+            return await self._open_file(request, path, opened)
+
+    def _admit(self, request: BackingRequest, place: _Place) -> None:
+        """Raise unless the file may be opened; remember it."""
+        trusted = request.depth <= self._trusted_depth
+        confined = self._policy in ("auto", True) and not trusted
+        if confined and os.path.dirname(place.path) != place.image_directory:
+            raise _refused(request, f"is not in the image's own directory, {place.image_directory}")
+        status = place.status
+        if status is None:
+            assert place.error is not None
+            raise _broken(request, str(place.error.strerror), place.error.errno) from place.error
+        file = (status.st_dev, status.st_ino)
+        if file in self._files:
+            raise _broken(request, "the chain comes back to a file it has passed", errno.ELOOP)
+        self._files.add(file)
+        if request.depth > MAX_DEPTH:
+            raise _broken(request, f"the chain is longer than {MAX_DEPTH} files", errno.ELOOP)
+        if callable(self._policy) and not trusted and not self._policy(request):
+            raise _refused(request, "was refused by the function passed as backing")
+        if confined and stat.S_ISBLK(status.st_mode):
+            raise _refused(request, "is a block device")
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
+            number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+            raise _broken(request, "it is not a regular file or block device", number)
+
+    async def _open_file(
+        self, request: BackingRequest, path: str, opened: AsyncExitStack
+    ) -> _Layer:
+        kind = request.format or await self._probe(request.path)
+        role = LockRole.SHARED_READ if kind == "raw" else LockRole.READ_ONLY
+        storage = await self._open_storage(
+            request.path,
+            writable=False,
+            direct=self._direct,
+            lock=role if self._lock else None,
+        )
+        opened.push_async_callback(storage.close)
+        if kind == "raw":
+            return _Layer(request, path, storage)
+        header = await read_header(storage)
+        geometry = validate_header(header, storage.size)
+        self._l1_bytes += geometry.l1_entries_used(header.image_size) * ENTRY_BYTES
+        if self._l1_bytes > _MAX_L1_BYTES:
+            raise _broken(request, "the chain's tables are too large", errno.ENOMEM)
+        name = await read_backing_name(storage, header)
+        return _Layer(request, path, storage, header, name)
+
+    async def _probe(self, path: str) -> Literal["raw", "qed"]:
+        """What the file is; without locks, for which of them it needs follows from the answer."""
+        storage = await self._open_storage(path, writable=False, lock=None)
+        try:
+            await read_header(storage)
+        except HeaderError:
+            return "raw"
+        finally:
+            await storage.close()
+        return "qed"
+
+
+async def _join(layers: list[_Layer], l2_cache_bytes: int, opened: AsyncExitStack) -> Source:
+    """Make sources of open files, the lowest first; each owns the one below it."""
+    images = sum(layer.header is not None for layer in layers)
+    options = EngineOptions(l2_cache_bytes=l2_cache_bytes // max(1, images))
+    source: Source | None = None
+    for layer in reversed(layers):
+        if layer.header is None:
+            source = RawSource(layer.storage, layer.path)
+        else:
+            with _explained(layer.request):
+                engine = await Engine.open(layer.storage, options, layer.path)
+            engine.attach(source)
+            source = ImageSource(engine, layer.request.name)
+        opened.push_async_callback(source.close)
+    assert source is not None
+    return source
+
+
+@contextmanager
+def _explained(request: BackingRequest) -> Iterator[None]:
+    """Say which file of which image it is that failed."""
+    try:
+        yield
+    except (FormatError, StorageError) as error:
+        raise _broken(request, str(error), error.errno) from error
+
+
+def _broken(request: BackingRequest, why: str, number: int | None) -> BackingError:
+    return BackingError(
+        f"{request.image_path!r}: cannot use the backing file {request.name!r}"
+        f" ({request.path!r}): {why}",
+        name=request.name,
+        errno=number or errno.EIO,
+    )
+
+
+def _refused(request: BackingRequest, why: str) -> BackingRefused:
+    return BackingRefused(
+        f"{request.image_path!r}: the backing file {request.name!r} ({request.path!r}) {why}."
+        ' Pass backing="any" to allow every file, a function to decide for each, or False to open'
+        " the image without it",
+        name=request.name,
+    )

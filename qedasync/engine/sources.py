@@ -1,0 +1,112 @@
+"""The two kinds of backing file: a raw file, and another image."""
+
+from __future__ import annotations
+
+from qedasync.engine.core import Engine
+from qedasync.engine.extents import Extent, ExtentKind, merge
+from qedasync.errors import BackingError, FormatError
+from qedasync.events import Event
+from qedasync.storage.base import ReadBuffers, Storage
+
+__all__ = ["RawSource", "ImageSource"]
+
+_BLOCK = 4096  # file systems keep holes in whole blocks of this size
+_STEP, _MAX_STEP = 64 << 10, 1 << 20  # data that is searched for a hole at once, multiples of it
+
+
+class RawSource:
+    """A raw file as a backing file; implements ``Source``. Owns the storage."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._storage = storage
+        self._path = path
+
+    @property
+    def size(self) -> int:
+        return self._storage.size
+
+    def try_read_into(self, buffers: ReadBuffers, pos: int) -> bool:
+        return self._storage.try_read_into(buffers, pos, Event.READ_BACKING_AIO)
+
+    async def read_into(self, buffers: ReadBuffers, pos: int) -> None:
+        await self._storage.read_into(buffers, pos, Event.READ_BACKING_AIO)
+
+    async def block_status(self, pos: int, length: int) -> list[Extent]:
+        """Data and holes; a hole much shorter than the data around it may pass for data."""
+        end = pos + length
+        runs = []
+        step = _STEP
+        while pos < end:
+            data = min(await self._storage.next_data(pos), end)
+            if data > pos:
+                runs.append(self._run(pos, data, zero=True))
+                pos, step = data, _STEP
+            if pos < end:
+                after = await self._data_end(pos, min(pos + step, end))
+                runs.append(self._run(pos, after, zero=False))
+                pos, step = after, min(2 * step, _MAX_STEP)
+        return list(merge(runs))
+
+    async def _data_end(self, pos: int, end: int) -> int:
+        """Where the data at ``pos`` ends, ``end`` at most: a storage only tells where it begins.
+
+        An answer that is too low does no harm, the caller asks on from there.
+        """
+        low, high = pos // _BLOCK, (end - 1) // _BLOCK
+        if high == low or await self._storage.next_data(end - 1) == end - 1:
+            return end
+        while high - low > 1:  # data at low, a hole at high
+            middle = (low + high) // 2
+            if await self._storage.next_data(middle * _BLOCK) == middle * _BLOCK:
+                low = middle
+            else:
+                high = middle
+        return high * _BLOCK
+
+    def _run(self, start: int, end: int, *, zero: bool) -> Extent:
+        return Extent(start, end - start, ExtentKind.DATA, zero, offset=start, path=self._path)
+
+    async def close(self) -> None:
+        await self._storage.close()
+
+
+class ImageSource:
+    """Another image as a backing file; implements ``Source``. Owns the engine.
+
+    Args:
+        name: as the image above records it; for messages.
+    """
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._name = name
+
+    @property
+    def size(self) -> int:
+        return self._engine.image_size
+
+    def try_read_into(self, buffers: ReadBuffers, pos: int) -> bool:
+        return self._engine.try_read_into(buffers, pos, sum(map(len, buffers)))
+
+    async def read_into(self, buffers: ReadBuffers, pos: int) -> None:
+        try:
+            await self._engine.read_into(buffers, pos, sum(map(len, buffers)))
+        except FormatError as error:
+            raise self._damaged(error) from error
+
+    async def block_status(self, pos: int, length: int) -> list[Extent]:
+        try:
+            return await self._engine.block_status(pos, length)
+        except FormatError as error:
+            raise self._damaged(error) from error
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    def _damaged(self, error: FormatError) -> BackingError:
+        """Names the file, or one would look for the bad table in the image on top."""
+        return BackingError(
+            f"the backing file {self._engine.path!r} is damaged: {error}",
+            name=self._name,
+            errno=error.errno,
+        )
