@@ -249,11 +249,13 @@ async def _lay_down_file(wish: _Wish, header: Header, name: bytes) -> None:
 async def _lay_down(storage: Storage, header: Header, name: bytes) -> None:
     """Write the image: L1 (zeroes) and the name first, then the header, which makes it one.
 
-    Order: what comes before the header is durable when the header is written; the header lies in
-    one sector.
+    Order: what was in the file is gone for good before anything new is written, and what comes
+    before the header is durable when the header is written; the header lies in one sector.
     """
     end = header.l1_table_offset + header.table_size * header.cluster_size
-    await storage.truncate(0, Event.CREATE)
+    if storage.size:
+        await storage.truncate(0, Event.CREATE)
+        await storage.flush()
     await storage.truncate(end, Event.CREATE)
     if not storage.zero_fills:
         await storage.write_zeroes(0, end, Event.CREATE)
