@@ -20,7 +20,7 @@ from qedasync.engine.core import Engine, EngineOptions
 from qedasync.engine.extents import Extent
 from qedasync.engine.need_check import Clock
 from qedasync.engine.stats import Stats
-from qedasync.errors import FormatError, QEDError, RequestError
+from qedasync.errors import FormatError, ImageClosed, QEDError, RequestError
 from qedasync.format.header import MAX_IMAGE_SIZE, SECTOR_BYTES, Features
 from qedasync.storage.base import Storage
 from qedasync.storage.locks import LockRole
@@ -266,6 +266,7 @@ class Image:
             ReadOnly: repair of a read-only image.
             StorageError: a repair could not be written.
         """
+        self._check_open()
         return await check_image(self._engine, repair=repair, progress=progress)
 
     # ------------------------------------------------------------- life cycle
@@ -299,7 +300,12 @@ class Image:
 
     # ---------------------------------------------------------------- helpers
 
+    def _check_open(self) -> None:
+        if self._engine.closed:
+            raise ImageClosed("The image is closed")
+
     def _check_range(self, offset: int, length: int) -> None:
+        self._check_open()
         size = self._engine.image_size
         if offset < 0 or length < 0 or offset + length > size:
             raise RequestError(
@@ -310,6 +316,7 @@ class Image:
             )
 
     def _check_new_size(self, size: int) -> None:
+        self._check_open()
         old = self.size
         limit = min(self._engine.geometry.max_image_size, MAX_IMAGE_SIZE)
         problem = None
@@ -333,9 +340,7 @@ def _contiguous(data: Buffer) -> Buffer:
     if type(data) is bytes or type(data) is bytearray:
         return data
     view = memoryview(data)
-    if not view.c_contiguous:
-        return bytes(view)
-    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+    return _as_bytes(view) if view.c_contiguous else bytes(view)
 
 
 def _writable(buffer: bytearray | memoryview) -> bytearray | memoryview:
@@ -344,7 +349,13 @@ def _writable(buffer: bytearray | memoryview) -> bytearray | memoryview:
     view = memoryview(buffer)
     if view.readonly or not view.c_contiguous:
         raise RequestError("A buffer to read into must be writable and contiguous")
-    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+    return _as_bytes(view)
+
+
+def _as_bytes(view: memoryview) -> memoryview:
+    if view.format == "B" and view.ndim == 1:
+        return view
+    return view.cast("B") if view.nbytes else memoryview(bytearray())  # nothing cannot be cast
 
 
 @dataclass(frozen=True, slots=True)
