@@ -6,10 +6,10 @@ in this order: no URL, the policy's directory, the file is there, no loop, not t
 policy's word, an ordinary file. A relative name starts at the directory of the image that has it.
 
 QED can record one format for a backing file, raw. Without that record the file is looked at for
-QED's magic: an overlay on an image could not be opened otherwise. So a raw disk, if it was writable
-once and its guest wrote a QED header into it, is taken for an image. Nothing but raw or QED can come
-out, and what that header names passes the same gate again, so with "auto" the guest reaches files
-of the one directory and no others. Where even these are not to be seen, record the format
+QED's magic: an overlay on an image could not be opened otherwise. So a raw disk, if it was once
+writable and its guest wrote a QED header into it, is taken for an image. Nothing but raw or QED can
+come out, and what that header names passes the same gate again, so with "auto" the guest reaches
+files of the one directory and no others. Where even these are not to be seen, record the format
 (``create(..., backing_format="raw")``) or pass a function.
 
 The files of a chain are opened from the top down, then the images are put together from the bottom

@@ -15,6 +15,7 @@ import errno
 import os
 import struct
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -70,7 +71,8 @@ def acquire_locks(fd: int, role: LockRole, path: str | os.PathLike[str]) -> None
         blocked = [bit for bit in wanted.uses if _held_elsewhere(fd, _FORBID + bit)]
         shared = [bit for bit in wanted.forbids if _held_elsewhere(fd, _USE + bit)]
     except OSError as error:
-        release_locks(fd)
+        with suppress(OSError):  # what cannot lock need not be able to unlock
+            release_locks(fd)
         if error.errno in (errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP):
             return
         if error.errno in (errno.EAGAIN, errno.EACCES):  # an exclusive lock of a stranger
