@@ -1,0 +1,155 @@
+"""Which clusters are in use: a set of numbers in bounded memory.
+
+Numbers are kept in pages of 512 bits, made when needed; each page is one integer, so a run of any
+length costs a few operations. When there are too many pages the window shrinks: the upper half of
+them is forgotten and numbers from there on are ignored, until another pass looks at them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+__all__ = ["Marks", "windows", "page_of", "MAX_PAGES"]
+
+MAX_PAGES = 160_000
+"""About 32 MiB; contiguous, enough for 5 TiB of 64 KiB clusters."""
+
+_PAGE_BITS = 9
+_PAGE = 1 << _PAGE_BITS
+_MASK = _PAGE - 1
+_FULL = (1 << _PAGE) - 1
+_BIT = [1 << i for i in range(_PAGE)]
+_NO_END = 1 << 64
+_PAGES_AT_ONCE = 128
+
+
+def page_of(number: int) -> int:
+    """The page that a number is on."""
+    return number >> _PAGE_BITS
+
+
+class Marks:
+    """A set of numbers in a window.
+
+    Attributes:
+        first_page, stop_page: the window; numbers on other pages are ignored.
+    """
+
+    def __init__(self, first_page: int = 0, max_pages: int = MAX_PAGES) -> None:
+        self.first_page = first_page
+        self.stop_page = _NO_END
+        self._pages: dict[int, int] = {}
+        self._limit = max(2, max_pages)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the window reaches to the end."""
+        return self.stop_page == _NO_END
+
+    def __contains__(self, number: int) -> bool:
+        return bool(self._pages.get(number >> _PAGE_BITS, 0) & _BIT[number & _MASK])
+
+    def discard(self, number: int) -> None:
+        """Unmark a number."""
+        page = number >> _PAGE_BITS
+        if number in self:
+            self._pages[page] ^= _BIT[number & _MASK]
+
+    def mark_run(self, first: int, n: int) -> list[int]:
+        """Mark ``n`` numbers from ``first`` on; those that were marked already are answered."""
+        doubles: list[int] = []
+        while n > 0:
+            page, start = first >> _PAGE_BITS, first & _MASK
+            step = min(n, _PAGE - start)
+            if self.first_page <= page < self.stop_page:
+                mask = ((1 << step) - 1) << start
+                seen = self._pages.get(page, 0)
+                if seen & mask:
+                    doubles += [first - start + i for i in _bits(seen & mask)]
+                if seen or self._make_room(page):
+                    self._pages[page] = seen | mask
+            first += step
+            n -= step
+        return doubles
+
+    def mark_each(self, entries: Sequence[int], shift: int) -> list[int]:
+        """Mark ``entry >> shift`` of each entry above 1; answers which of them were marked."""
+        doubles = []
+        pages = self._pages
+        first_page, stop_page = self.first_page, self.stop_page
+        for i, entry in enumerate(entries):
+            if entry > 1:
+                number = entry >> shift
+                page = number >> _PAGE_BITS
+                if first_page <= page < stop_page:
+                    bit = _BIT[number & _MASK]
+                    seen = pages.get(page, 0)
+                    if seen & bit:
+                        doubles.append(i)
+                    elif seen or self._make_room(page):
+                        pages[page] = seen | bit
+                    else:
+                        stop_page = self.stop_page
+        return doubles
+
+    def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The runs ``(first, n)`` of unmarked numbers from ``start`` to ``stop``, in the window.
+
+        Now and then ``n`` is 0, so that the caller can give the loop a turn.
+        """
+        pos = max(start, self.first_page << _PAGE_BITS)
+        stop = min(stop, self.stop_page << _PAGE_BITS)
+        for i, page in enumerate(sorted(self._pages)):
+            base = page << _PAGE_BITS
+            for first, end in _runs(self._pages[page]):
+                if base + first > pos:
+                    yield pos, min(base + first, stop) - pos
+                pos = max(pos, base + end)
+                if pos >= stop:
+                    return
+            if i % _PAGES_AT_ONCE == 0:
+                yield pos, 0
+        if stop > pos:
+            yield pos, stop - pos
+
+    def _make_room(self, page: int) -> bool:
+        """Whether a new page may be added; shrinks the window if there are too many."""
+        if len(self._pages) >= self._limit:
+            numbers = sorted(self._pages)
+            self.stop_page = numbers[len(numbers) // 2]
+            for number in numbers[len(numbers) // 2 :]:
+                del self._pages[number]
+        return page < self.stop_page
+
+
+def windows(max_pages: int) -> Iterator[Marks]:
+    """Empty marks for one pass after another, until a pass has had the rest in its window."""
+    marks = Marks(0, max_pages)
+    while True:
+        yield marks
+        if marks.is_whole:
+            return
+        marks = Marks(marks.stop_page, max_pages)
+
+
+def _bits(mask: int) -> Iterator[int]:
+    """The numbers of the bits that are set."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+def _runs(mask: int) -> Iterator[tuple[int, int]]:
+    """The runs ``(first, end)`` of set bits."""
+    if mask == _FULL:
+        yield 0, _PAGE
+        return
+    at = 0
+    while mask:
+        zeroes = (mask & -mask).bit_length() - 1
+        mask >>= zeroes
+        ones = (~mask & (mask + 1)).bit_length() - 1
+        yield at + zeroes, at + zeroes + ones
+        mask >>= ones
+        at += zeroes + ones

@@ -1,0 +1,254 @@
+"""Mends an image: clears invalid entries, cuts leaked clusters off, separates what is shared.
+
+The order keeps every moment no worse than the one before, whenever the power fails:
+
+1. clear invalid entries, flush. First, because an entry that points past the end of the file would
+   become valid, and wrong, once the file grows.
+2. cut leaked clusters off the end of the file, flush; clusters handed out below come after that.
+3. copy what is named twice into new clusters, flush; then point the later entry there.
+4. look again; only if nothing is wrong any more, clear NEED_CHECK, flushed before and after.
+
+Differs from QEMU (dossier §9.1), which clears the bit first, mends neither double references nor
+leaks, and calls an image mended that is not.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from qedasync.check.reader import PIECE, Pacer, Progress, is_zero, read_piece
+from qedasync.check.result import Action, ActionKind, Bounded
+from qedasync.check.scan import Scanner, invalid_entries, sector_writes
+from qedasync.check.survey import Survey
+from qedasync.check.walk import Walk
+from qedasync.engine.core import Engine
+from qedasync.errors import StorageError
+from qedasync.events import Event
+from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES
+from qedasync.format.table import SECTOR_ENTRIES, pack_entries, sector_span, unpack_entries
+
+__all__ = ["Repair"]
+
+ZERO_CLUSTER = 1
+"""The entry of a cluster that reads as zeroes."""
+
+
+class Repair:
+    """Mends one image; nobody else is inside it, and the allocator ends where the file does.
+
+    Attributes:
+        found: what was there before.
+        left: what is there now.
+        actions: what has been done.
+        clusters_cut: leaked clusters cut off.
+    """
+
+    def __init__(self, engine: Engine, progress: Progress | None, max_pages: int) -> None:
+        self.actions: Bounded[Action] = Bounded()
+        self.clusters_cut = 0
+        self._engine = engine
+        self._progress = progress
+        self._max_pages = max_pages
+
+    async def run(self) -> None:
+        """Mend what can be mended.
+
+        Raises:
+            StorageError: something could not be written or flushed; the rest is as it was.
+
+        Order: see the module. Cancellation: between steps; each leaves the image whole.
+        """
+        self.found = self.left = await self._survey()
+        if self.found.to_clear:
+            await _Clearing(self._engine, self.found, self._pacer(), self.actions).go_through()
+            await self._engine.sync()
+        if self.found.may_cut:
+            await self._cut()
+        if self.found.to_copy:
+            await _Copying(self._engine, self.found, self._pacer(), self.actions).go_through()
+            await self._engine.sync()
+        if self.actions.items:
+            self.left = await self._survey()
+        await self._settle_need_check()
+
+    async def _survey(self) -> Survey:
+        engine = self._engine
+        return await Survey(engine.storage, engine.geometry, self._pacer(), self._max_pages).run()
+
+    def _pacer(self) -> Pacer:
+        return Pacer(self._progress)
+
+    async def _cut(self) -> None:
+        engine, end = self._engine, self.found.image_end_offset
+        await engine.storage.truncate(end)
+        engine.allocator.end_of_file = end
+        self.clusters_cut = self.found.tail
+        self.actions.add(Action(ActionKind.CUT_TAIL, offset=end))
+        await engine.sync()
+
+    async def _settle_need_check(self) -> None:
+        need_check = self._engine.need_check
+        need_check.may_clear = not self.left.corruptions and not self.left.check_errors
+        if need_check.is_set and need_check.may_clear:
+            await need_check.clear()
+            self.actions.add(Action(ActionKind.CLEAR_NEED_CHECK))
+
+
+class _Mending(Walk):
+    """A walk that changes tables; unreadable ones stay, and the survey after it counts them."""
+
+    def __init__(
+        self, engine: Engine, found: Survey, pacer: Pacer, actions: Bounded[Action]
+    ) -> None:
+        super().__init__(engine.storage, engine.geometry, found.shared, pacer, found.max_pages)
+        self.engine = engine
+        self.actions = actions
+        self.read_errors = 0
+        pacer.total = found.pacer.total
+
+    @property
+    def end_of_file(self) -> int:
+        return self.engine.allocator.end_of_file
+
+    def on_read_error(self, offset: int, error: StorageError) -> None:
+        self.read_errors += 1
+
+    def act(self, kind: ActionKind, index: int, l2_index: int | None, value: int) -> None:
+        """Note what is done to an entry."""
+        if self.actions.has_room():
+            self.actions.add(Action(kind, index, l2_index, value))
+
+
+class _Clearing(_Mending):
+    """Sets invalid entries to 0."""
+
+    async def go_through(self) -> None:
+        await self._clear_l1()
+        await super().go_through()
+
+    async def _clear_l1(self) -> None:
+        offset = self.geometry.l1_table_offset
+        async for first, entries in self.reader.l1():
+            valid = {index - first for index, _ in self.valid_tables(first, entries)}
+            invalid = [i for i, entry in enumerate(entries) if entry and i not in valid]
+            await self._clear(None, offset, first, entries, invalid)
+
+    async def visit(self, index: int, offset: int, scanner: Scanner) -> None:
+        async for first, piece in self.table(index, offset, scanner):
+            invalid = [
+                at // ENTRY_BYTES + i
+                for at in range(0, len(piece), SLICE_BYTES)
+                for i in invalid_entries(
+                    bytes(piece[at : at + SLICE_BYTES]), self.geometry, self.end_of_file
+                )
+            ]
+            await self._clear(index, offset, first, unpack_entries(piece), invalid)
+            await self.pacer.pause()
+
+    async def visit_shared(self, index: int, offset: int, scanner: Scanner, used: int) -> None:
+        if index in self.shared.rescued:
+            await self.visit(index, offset, scanner)
+
+    async def _clear(
+        self, index: int | None, offset: int, first: int, entries: array[int], invalid: list[int]
+    ) -> None:
+        """Clear some of ``entries``, which begin at ``first`` in the table at ``offset``."""
+        for i in invalid:
+            l1_index, l2_index = (first + i, None) if index is None else (index, first + i)
+            self.act(ActionKind.CLEAR_ENTRY, l1_index, l2_index, entries[i])
+            entries[i] = 0
+        if invalid:
+            event = Event.L1_UPDATE if index is None else Event.L2_UPDATE
+            await self.storage.write_many(sector_writes(offset, first, entries, invalid, event))
+
+
+class _Copying(_Mending):
+    """Gives every entry but the first that names a cluster a copy of its own."""
+
+    async def visit(self, index: int, offset: int, scanner: Scanner) -> None:
+        async for first, piece in self.table(index, offset, scanner):
+            trouble = await self.scan(piece, scanner)
+            if not trouble.doubles:
+                continue
+            entries, used = unpack_entries(piece), self.used(scanner)
+            changed = await self._separate(index, first, entries, trouble.doubles, scanner, used)
+            if changed:
+                await self.engine.sync()
+                writes = sector_writes(offset, first, entries, changed, Event.L2_UPDATE)
+                await self.storage.write_many(writes)
+
+    async def visit_shared(self, index: int, offset: int, scanner: Scanner, used: int) -> None:
+        """Copy a table, with copies of the clusters that others name; only then link it."""
+        size = self.geometry.table_size
+        if index not in self.shared.rescued or not self.may_copy(size, used):
+            return
+        self.act(ActionKind.COPY_TABLE, index, None, offset)
+        errors = self.read_errors
+        copy = self._take(size, scanner)
+        await self.storage.write_zeroes(copy, self.geometry.table_bytes, Event.L2_ALLOC_WRITE)
+        async for first, piece in self.table(index, offset, scanner):
+            trouble = await self.scan(piece, scanner)
+            entries = unpack_entries(piece)
+            await self._separate(index, first, entries, trouble.doubles, scanner, used)
+            data = pack_entries(entries)
+            await self.storage.write([data], copy + first * ENTRY_BYTES, Event.L2_ALLOC_WRITE)
+        if self.read_errors == errors:
+            await self.engine.sync()
+            await self._link(index, copy)
+            self.shared.settle(index)
+
+    async def _link(self, index: int, table_offset: int) -> None:
+        first = sector_span(index, 1)[0]
+        l1 = self.geometry.l1_table_offset
+        length = SECTOR_ENTRIES * ENTRY_BYTES
+        data = await read_piece(self.storage, l1 + first * ENTRY_BYTES, length, Event.CHECK_LOAD)
+        entries = unpack_entries(data)
+        entries[index - first] = table_offset
+        changed = [index - first]
+        await self.storage.write_many(sector_writes(l1, first, entries, changed, Event.L1_UPDATE))
+
+    async def _separate(
+        self,
+        index: int,
+        first: int,
+        entries: array[int],
+        doubles: list[int],
+        scanner: Scanner,
+        used: int,
+    ) -> list[int]:
+        """Let ``doubles`` among ``entries`` name copies; answers which of them do now."""
+        changed = []
+        for i in doubles:
+            if self.may_copy(1, used):
+                entry = await self._copy_cluster(entries[i], scanner)
+                if entry is not None:
+                    self.act(ActionKind.COPY_CLUSTER, index, first + i, entries[i])
+                    entries[i] = entry
+                    changed.append(i)
+        return changed
+
+    async def _copy_cluster(self, offset: int, scanner: Scanner) -> int | None:
+        """An entry for a copy of a cluster: ZERO if it has nothing else; None if it is unreadable.
+
+        Order: the copy is not flushed here.
+        """
+        copy = 0
+        for at in range(0, self.geometry.cluster_size, PIECE):
+            length = min(PIECE, self.geometry.cluster_size - at)
+            try:
+                data = await read_piece(self.storage, offset + at, length, Event.CHECK_COPY)
+            except StorageError:
+                return None
+            if not copy:
+                if is_zero(data):
+                    continue
+                copy = self._take(1, scanner)
+                await self.storage.write_zeroes(copy, at, Event.CHECK_COPY)
+            await self.storage.write([data], copy + at, Event.CHECK_COPY)
+        return copy or ZERO_CLUSTER
+
+    def _take(self, n: int, scanner: Scanner) -> int:
+        """New clusters; from now on they are as valid, and as much in use, as any."""
+        offset = self.engine.allocator.take(n)
+        scanner.add_clusters(offset, n, self.end_of_file)
+        return offset
