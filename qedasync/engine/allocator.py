@@ -16,11 +16,14 @@ class Allocator:
 
     Attributes:
         end_of_file: bytes in use, a multiple of the cluster size; entries must lie below it.
+        first_taken: the first cluster handed out, or None. An entry at or past it is one of ours,
+            or was past the end of the file when the image was opened.
     """
 
     def __init__(self, geometry: Geometry, end_of_file: int) -> None:
         self._cluster_bits = geometry.cluster_bits
         self.end_of_file = end_of_file
+        self.first_taken: int | None = None
 
     def take(self, n_clusters: int) -> FileOffset:
         """Hand out a run of clusters; the file has them once something grows it.
@@ -28,5 +31,7 @@ class Allocator:
         Locks: the caller holds the allocating turn.
         """
         offset = self.end_of_file
+        if self.first_taken is None:
+            self.first_taken = offset
         self.end_of_file = offset + (n_clusters << self._cluster_bits)
         return FileOffset(offset)

@@ -92,7 +92,9 @@ class Committer:
         for request in group:
             number = request.pos >> shift
             if number not in slices:
-                slices[number] = await self._tables.slice_entries(number)
+                entries = await self._tables.slice_entries(number)
+                self._tables.check_nothing_lost(number, entries)
+                slices[number] = entries
         copy_below = 0
         if self.backing is not None:
             copy_below = min(self.backing.size, self.image_size)

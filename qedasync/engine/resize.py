@@ -43,7 +43,7 @@ class Grower:
         old_size = self._header_file.header.image_size
         async with self._queue.turn:
             l1 = await load_l1(self._storage, self._tables.geometry, new_size)
-            self._tables.reset(l1)
+            self._tables.extend(l1)
         pos = old_size
         while pos < new_size:
             pos += await self._clean_run(pos, new_size - pos)

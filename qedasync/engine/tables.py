@@ -94,6 +94,8 @@ class Tables:
         self._held: Mapping[int, array[int]] = {}
         self._table_clusters: set[int] | None = None
         self._own_tables: set[int] = set()  # L1 indices whose table nobody else names
+        self._new_tables: set[int] = set()  # L1 indices whose table we have made
+        self._written: set[int] = set()  # slices that a commit has changed
         self._last_loaded = -2
         self._ahead = 1
 
@@ -105,7 +107,7 @@ class Tables:
         Raises:
             CorruptTable: the entry is invalid.
         """
-        end = self._allocator.end_of_file
+        end = self._limit(pos >> self.geometry.slice_shift)
         found = lookup(self.geometry, self.l1, self.cache, pos, length, end)
         if type(found) is NeedSlice and self._load_now(found):
             found = lookup(self.geometry, self.l1, self.cache, pos, length, end)
@@ -155,7 +157,7 @@ class Tables:
         pos = number << self.geometry.slice_shift
         if self.table_offset(pos) == 0:
             return array("Q", bytes(SLICE_BYTES))
-        need = lookup(self.geometry, self.l1, {}, pos, 1, self._allocator.end_of_file)
+        need = lookup(self.geometry, self.l1, {}, pos, 1, self._limit(number))
         assert type(need) is NeedSlice
         while (entries := self.cache.get(number)) is None:
             if not self._load_now(need):
@@ -191,7 +193,6 @@ class Tables:
         return count
 
     def _keep(self, number: int, data: bytearray, count: int) -> None:
-        end = self._allocator.end_of_file
         view = memoryview(data)
         for i in range(count):
             raw = bytes(view[i * SLICE_BYTES : (i + 1) * SLICE_BYTES])
@@ -199,7 +200,8 @@ class Tables:
             if held is not None:
                 raw = pack_entries(held)
             entries = unpack_entries(raw)
-            sound = slice_is_sound(raw, self.geometry, end) and not self._overlaps(entries)
+            sound = slice_is_sound(raw, self.geometry, self._limit(number + i))
+            sound = sound and not self._overlaps(entries)
             self.cache.put(number + i, entries, sound=sound)
         self._stats.l2_loads += count
         self._last_loaded = number + count - 1
@@ -235,6 +237,7 @@ class Tables:
         published would go in place, and be lost if the commit fails and puts the old one back.
         """
         self._held = slices
+        self._written.update(slices)
         try:
             yield
         finally:
@@ -245,6 +248,7 @@ class Tables:
         for index, offset in new_tables.items():
             self.l1[index] = offset
             self._own_tables.add(index)
+            self._new_tables.add(index)
             if self._table_clusters is not None:
                 self._table_clusters.update(self._clusters_of(offset))
         for number, entries in updates.items():
@@ -260,8 +264,8 @@ class Tables:
             self.cache.discard(number)
             self._mark_stale(number)
 
-    def reset(self, l1: array[int]) -> None:
-        """Start over with another L1 and no slices (after a repair, or for a larger image).
+    def extend(self, l1: array[int]) -> None:
+        """Take a longer L1, for a larger image.
 
         Locks: the caller holds the allocating turn.
         """
@@ -270,12 +274,62 @@ class Tables:
         self._table_clusters = None
         self._own_tables.clear()
 
+    def reset(self, l1: array[int]) -> None:
+        """Start over with another L1 and no slices, after a repair: every entry is believed anew.
+
+        Locks: the caller holds the allocating turn.
+        """
+        self.extend(l1)
+        self._new_tables.clear()
+        self._written.clear()
+        self._allocator.first_taken = None
+
     def _mark_stale(self, number: int) -> None:
         load = self._loading.get(number)
         if load is not None:
             load.stale = True
 
     # ------------------------------------------------------- hostile mappings
+
+    def _limit(self, number: int) -> int:
+        """Below which offset the entries of a slice, and its table, must lie.
+
+        Differs from QEMU: an entry that was past the end of the file stays invalid when the file
+        grows. It would name a cluster that has been handed out to another part of the disk.
+        """
+        allocator = self._allocator
+        if (
+            allocator.first_taken is None
+            or number in self._written
+            or number // self.geometry.slices_per_table in self._new_tables
+        ):
+            return allocator.end_of_file
+        return allocator.first_taken
+
+    def check_nothing_lost(self, number: int, entries: array[int]) -> None:
+        """Refuse to change a slice that has entries past the end of the file.
+
+        From then on they could not be told from the entries of new clusters.
+
+        Raises:
+            CorruptTable: the slice has such an entry.
+        """
+        if number not in self.cache.suspect or number in self._written:
+            return
+        limit = self._limit(number)
+        for i, entry in enumerate(entries):
+            if entry >= limit:
+                pos = (number << self.geometry.slice_shift) + (i << self.geometry.cluster_bits)
+                index = self.geometry.l2_index(pos)
+                raise CorruptTable(
+                    f"L2 entry {index} of the table for position {pos} is {entry:#x}, past the end"
+                    f" of the file ({limit:#x}), so nothing new can be mapped next to it."
+                    " Check the image with repair first.",
+                    level=2,
+                    index=index,
+                    value=entry,
+                    pos=pos,
+                )
 
     def check_own_table(self, pos: int) -> None:
         """Refuse to change a table that a second L1 entry names too, or that overlaps another.

@@ -161,8 +161,8 @@ def through_nbd(raw: Path, image: Path, folder: Path) -> None:
     The server ends when its only client has gone.
     """
     socket = folder / "nbd.sock"
-    serve = [_tool("qemu-nbd"), "-f", "qed", "--detect-zeroes=on", "-x", "", "-k", socket, image]
-    server = subprocess.Popen(serve)
+    options = ("-f", "qed", "--detect-zeroes=on", "-x", "", "-k", str(socket))
+    server = subprocess.Popen([_tool("qemu-nbd"), *options, str(image)])
     try:
         target = f"driver=nbd,open-timeout=20,server.type=unix,server.path={socket}"
         img("convert", "-n", "-f", "raw", "--target-image-opts", raw, target)

@@ -173,7 +173,7 @@ DATA = TABLE + 2 * CLUSTER
 def run_past_the_end() -> SparseBytes:
     """Two clusters in a row, of which only the first is in the file."""
     return image(
-        MIB,
+        4 * MIB,
         l1={0: TABLE},
         l2={TABLE: {0: DATA, 1: DATA + CLUSTER}},
         data={DATA: b"d" * CLUSTER},
@@ -189,9 +189,58 @@ async def test_quirk_q12_run_that_leaves_the_file_is_refused() -> None:
             await disk.pwrite(b"w" * (2 * CLUSTER), 0)
         with pytest.raises(CorruptTable):
             await disk.pwrite(b"w", CLUSTER)
-        # a cluster handed out later is nobody else's, wherever the bad entry points
+
+
+@pytest.mark.parametrize("seen", [False, True])
+async def test_quirk_q12_entry_past_the_end_never_names_a_new_cluster(seen: bool) -> None:
+    """The file grows over the place it points to; it stays as invalid as it was."""
+    far, near = 600 * CLUSTER, 5 * CLUSTER  # in another slice of the table, and in the same
+    async with opened(MemoryStorage(run_past_the_end())) as disk:
+        if seen:
+            await disk.pread(1, 0)
+        await disk.pwrite(b"n" * (2 * CLUSTER), far)
+        for attempt in (
+            lambda: disk.pread(1, CLUSTER),
+            lambda: disk.pwrite(b"w", CLUSTER),
+            lambda: disk.pwrite(b"w", near),
+            lambda: disk.write_zeroes(CLUSTER, near),
+        ):
+            with pytest.raises(CorruptTable):
+                await attempt()
+        assert await disk.pread(2 * CLUSTER, far) == b"n" * (2 * CLUSTER)
+        assert await disk.pread(CLUSTER, 0) == b"d" * CLUSTER
+
+
+async def test_quirk_q12_entry_past_the_end_is_gone_after_repair() -> None:
+    storage = MemoryStorage(run_past_the_end())
+    async with opened(storage) as disk:
+        assert (await disk.check(repair=True)).corruptions == 0
         await disk.pwrite(b"n" * CLUSTER, 5 * CLUSTER)
+        await disk.pwrite(b"w" * CLUSTER, CLUSTER)
         assert await disk.pread(CLUSTER, 5 * CLUSTER) == b"n" * CLUSTER
+        assert await disk.pread(2 * CLUSTER, 0) == b"d" * CLUSTER + b"w" * CLUSTER
+
+
+async def test_quirk_q12_table_past_the_end_never_is_a_new_cluster() -> None:
+    """The same one level up: guest data would be taken for a table."""
+    span = 1024 * CLUSTER
+    content = image(4 * span, l1={0: TABLE, 1: DATA}, l2={TABLE: {}})
+    content.resize(DATA)
+    async with opened(MemoryStorage(content)) as disk:
+        await disk.pwrite(b"n" * (4 * CLUSTER), 0)
+        for attempt in (lambda: disk.pread(1, span), lambda: disk.pwrite(b"w", span)):
+            with pytest.raises(CorruptTable):
+                await attempt()
+        await disk.pwrite(b"m" * CLUSTER, 2 * span)
+        assert await disk.pread(4 * CLUSTER, 0) == b"n" * (4 * CLUSTER)
+        assert await disk.pread(CLUSTER, 2 * span) == b"m" * CLUSTER
+
+
+@qemu.needs_qemu_7_2
+def test_qemu_q12_entry_past_the_end_names_a_new_cluster(tmp_path: Path) -> None:
+    disk = write_file(tmp_path / "q12.qed", run_past_the_end())
+    said = qemu.io(disk, f"write -P 7 {600 * CLUSTER} 4k", "read -P 7 4k 4k")
+    assert "failed" not in said
 
 
 @qemu.needs_qemu_7_2
