@@ -309,7 +309,7 @@ class Engine:
         finally:
             share = max(1, _INLINE_READS // self._paused)
             self._paused -= 1
-            if not self.gate.shut:
+            if not self.gate.shut and not self.closed:
                 self._limit = self._inline + share
         self.stats.pauses += 1
 
@@ -495,8 +495,8 @@ class Engine:
         """
         async with self._door:
             self._check_closed()
-            await self._shut_gate()
             try:
+                await self._shut_gate()
                 async with self.queue.turn:
                     yield
             finally:
@@ -519,30 +519,43 @@ class Engine:
 
         Cancellation: runs to the end.
         """
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close(), name="qedasync: close")
+        if self._closing is None or not self._closing.done():
+            self._check_loop()
         cancelled = False
-        while not self._closing.done():
+        while self._closing is None or not self._closing.done() or not self.closed:
+            if self._closing is None or self._closing.done():  # or cancelled before it began
+                self._closing = asyncio.create_task(self._close(), name="qedasync: close")
             try:
                 await asyncio.wait([self._closing])
             except asyncio.CancelledError:
                 cancelled = True
         if cancelled:
+            if not self._closing.cancelled():
+                self._closing.exception()  # heard, though the cancellation is what leaves
             raise asyncio.CancelledError
         self._closing.result()
 
     async def _close(self) -> None:
-        async with self._door:
-            await self._shut_gate()
-            self.closed = True
-            self.gate.open()  # who waited outside learns that the image is closed
+        """Cancellation: comes when the loop shuts down; everything is released all the same."""
         try:
+            await self._shut_for_good()
             await self.need_check.stop()
             await self._settle_storage()
             self._raise_background_error()
         finally:
-            await self.tasks.drain()
-            await self._release()
+            try:
+                await self.tasks.drain()
+            finally:
+                await self._release()
+
+    async def _shut_for_good(self) -> None:
+        try:
+            async with self._door:
+                await self._shut_gate()
+        finally:
+            self._limit = -1
+            self.closed = True
+            self.gate.open()  # who waited outside learns that the image is closed
 
     async def _settle_storage(self) -> None:
         if not self.options.writable:

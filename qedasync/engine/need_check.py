@@ -94,13 +94,14 @@ class NeedCheck:
 
         Locks: the caller holds the allocating turn.
         """
-        if not self.is_set:
-            header = self._header_file.header.with_features(set=Features.NEED_CHECK)
-            await self._header_file.update(header)
-            self._durable = False
-        if not self._durable:
-            await self._flush()
-            self._durable = True
+        self._deadline = self._clock.time() + self._timeout  # not quiet now
+        if self.is_set and self._durable:
+            return
+        self._durable = False
+        header = self._header_file.header.with_features(set=Features.NEED_CHECK)
+        await self._header_file.update(header)
+        await self._flush()
+        self._durable = True
 
     async def clear(self) -> None:
         """Flush, then take the bit back. Does nothing while :attr:`may_clear` is false.
@@ -113,9 +114,9 @@ class NeedCheck:
         if not self.is_set or not self.may_clear:
             return
         await self._flush()
+        self._durable = False  # even if the write fails: it may have reached the disk
         header = self._header_file.header.with_features(clear=Features.NEED_CHECK)
         await self._header_file.update(header)
-        self._durable = False
         await self._flush()
 
     # ------------------------------------------------------------------ timer
