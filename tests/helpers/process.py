@@ -43,9 +43,13 @@ class Talk:
 
     def ask(self, line: str) -> str:
         """Send a line; what comes back, without the prompt."""
+        self.tell(line)
+        return self._read_answer()
+
+    def tell(self, line: str) -> None:
+        """Send a line and wait for nothing."""
         assert self._process.stdin is not None
         self._process.stdin.write(line.encode() + b"\n")
-        return self._read_answer()
 
     def answer_lines(self) -> list[str]:
         """At least one line of a process that talks unasked; only whole ones."""

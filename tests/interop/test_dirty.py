@@ -16,7 +16,7 @@ pytestmark = qemu.needs_qemu
 
 KIB = 1024
 CLUSTER = 4 * KIB
-SIZE = 64 << 20
+SIZE = 1 << 30  # the writer stops when the pipe is full of its numbers, long before that
 CHUNK = 6 * KIB  # one and a half clusters: filling in at both ends
 
 WRITER = f"""
@@ -34,11 +34,12 @@ async def work(image, worker):
 async def main():
     async with qedasync.open(sys.argv[1], "r+") as image:
         print("ready", flush=True)
+        sys.stdin.readline()
         await asyncio.gather(*(work(image, worker) for worker in range(8)))
 
 asyncio.run(main())
 """
-"""Writes the chunks 0, 1, 2, ... with eight tasks and says the number of each that is done."""
+"""Once told to go, eight tasks write chunks 0, 1, 2, ... and say the number of each one done."""
 
 
 def header_of(image: Path) -> Header:
@@ -55,6 +56,7 @@ async def our_image_killed_in_mid_write(image: Path, wanted: int) -> set[int]:
     await qedasync.create(image, SIZE, cluster_size=CLUSTER, table_size=2)
     said: set[int] = set()
     with python(WRITER, image) as writer:
+        writer.tell("go")
         while len(said) < wanted:
             said |= {int(line) for line in writer.answer_lines()}
     return said
