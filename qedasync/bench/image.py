@@ -186,7 +186,7 @@ def _data_runs(chunk: bytes, cluster_size: int) -> Iterator[tuple[int, int]]:
 async def _verify(image: qedasync.Image, raw: Path) -> None:
     """Raise QEDError unless the tables are clean and every byte is the raw file's."""
     result = await image.check()
-    if result.corruptions or result.check_errors or result.leaks:
+    if not result.clean:
         raise QEDError(f"the image made for the benchmark does not pass its check: {result}")
     pos = 0
     async with aiofiles.open(raw, "rb") as file:

@@ -53,7 +53,9 @@ class Report:
             ("measuring", self._measuring_line()),
         ]
         if self.result.workload.verify:
-            lines.append(("verified", f"{self.result.verified:,} reads, all as written"))
+            lines.append(
+                ("verified", f"{self.result.verified:,} reads, all as written; tables sound")
+            )
         if self.result.interrupted:
             lines.append(("interrupted", "these are the results so far"))
         return "\n".join(f"{name:<11} {text}" for name, text in lines)

@@ -22,7 +22,7 @@ import qedasync
 from qedasync.bench import Pattern, Report, Result, Run, Snapshot, Workload, format_size, make_image
 from qedasync.cli.arguments import Parser, size
 from qedasync.cli.progress import progress_line
-from qedasync.errors import RequestError
+from qedasync.errors import QEDError, RequestError
 
 __all__ = ["main"]
 
@@ -150,6 +150,8 @@ async def _bench(options: argparse.Namespace, workload: Workload) -> Report:
             workload = workload.fitted(image.size)
             allocated = await _allocated(image)
             result = await _measure(image, workload)
+            if workload.verify:
+                await _check(image)
             return Report(
                 result=result,
                 image=name,
@@ -203,6 +205,16 @@ async def _measure(image: qedasync.Image, workload: Workload) -> Result:
         run = Run(image, workload, progress=lambda now: show(now.done, _line(now)))
         with _interrupt_calls(run.stop):
             return await run.run()
+
+
+async def _check(image: qedasync.Image) -> None:
+    """Raise QEDError unless the image's tables are sound."""
+    found = await image.check()
+    if not found.ok:
+        raise QEDError(
+            f"verify failed: after the run, the check of {image.path!r} finds {found.corruptions}"
+            f" corruptions and {found.check_errors} tables that cannot be read"
+        )
 
 
 def _line(now: Snapshot) -> str:

@@ -108,6 +108,24 @@ def test_bench_permitted_writes_are_verified(image: Path, rw: str, loop: str, be
     assert digest(image) != before
 
 
+def test_bench_verify_finds_unsound_tables(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with image.open("r+b") as file:
+        file.seek(65536)
+        l2_table = int.from_bytes(file.read(8), "little")
+        file.seek(l2_table + 8 * (SIZE // 2 // 65536))
+        entry = file.read(8)
+        file.seek(l2_table)
+        file.write(entry)  # the image's first cluster shares its bytes with another one
+    words = [str(image), "--verify", "--number", "10"]
+    assert main(["bench", *words]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        f"qedasync: verify failed: after the run, the check of '{image}' finds 1 corruptions"
+        " and 0 tables that cannot be read\n"
+    )
+
+
 def test_bench_writes_stay_in_their_part(image: Path, bench: Bench) -> None:
     before = asyncio.run(content(image))
     bench(image, "--write", "--rw", "write", "--offset", "2M", "--size", "1M", "--number", 256)
