@@ -13,7 +13,7 @@ is one call's, never a mixture.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -101,6 +101,7 @@ class Journal:
         recorder: below the image; its clock is the journal's.
         initial: the guest bytes at the start; zeroes past its end.
         size: the image's size at the start.
+        watch: guest ranges [start, stop) that may hold data, of an image that is not small.
         flushing: client flushes under way now.
     """
 
@@ -108,6 +109,7 @@ class Journal:
     initial: bytes
     size: int
     write_through: bool = False
+    watch: Sequence[tuple[int, int]] = ()
     changes: list[Change] = field(default_factory=list)
     flushes: list[Span] = field(default_factory=list)
     resizes: list[tuple[Span, int]] = field(default_factory=list)
@@ -199,7 +201,7 @@ class Journal:
             return [(0, self.biggest)]
         grain = 4096
         ranges: list[tuple[int, int]] = []
-        edges = [(change.pos, change.stop) for change in self.changes]
+        edges = [*self.watch, *((change.pos, change.stop) for change in self.changes)]
         edges += [(self.size, self.size), *((size, size) for _, size in self.resizes)]
         for start, stop in sorted(edges):
             start = max(0, start // grain - 1) * grain

@@ -12,6 +12,7 @@ from qedasync.storage.faults import FaultStorage
 from tests.crash.scenarios import (
     Play,
     growing_under_backing,
+    mending,
     mixed,
     overlay_on_raw,
     quiet_times,
@@ -91,5 +92,6 @@ MUTANTS: dict[str, Mutant] = {
         LOST,
     ),
     "the cut of a partial cluster": Mutant(unchecked, _after(Event.TRUNCATE), LOST),
+    "a repair's copies before it names them": Mutant(mending, _after(Event.CHECK_COPY), LOST),
     "a repair before new writes": Mutant(repairing, _not_after(Event.HEADER_UPDATE), UNSOUND),
 }

@@ -9,10 +9,11 @@ from typing import Any
 import qedasync
 from qedasync.errors import QEDError
 from qedasync.events import Event
+from qedasync.format.header import Features
 from qedasync.storage.crash import CrashPoint, crash_points
 from qedasync.storage.faults import Fault
 from qedasync.storage.memory import MemoryStorage, SparseBytes
-from tests.crash.stage import CLUSTER, Recording, Stage, empty_image
+from tests.crash.stage import CLUSTER, SPAN, Recording, Stage, empty_image
 
 __all__ = ["SCENARIOS", "Play"]
 
@@ -32,10 +33,9 @@ async def mixed(stage: Stage) -> None:
 
 async def many_tables(stage: Stage) -> None:
     """The same around the borders of L2 tables."""
-    span = CLUSTER // 8 * 2 * CLUSTER
-    size = 2 * span + ODD_SIZE
+    size = 2 * SPAN + ODD_SIZE
     disk = await stage.open(empty_image(size), b"", size)
-    await stage.busy(disk, users=5, calls=6, spots=(span, 2 * span, size), spread=4 * CLUSTER)
+    await stage.busy(disk, users=5, calls=6, spots=(SPAN, 2 * SPAN, size), spread=4 * CLUSTER)
     await stage.journal.close(disk)
 
 
@@ -146,6 +146,39 @@ async def _use_wreck(stage: Stage, wreck: SparseBytes, check: Any = "auto") -> N
     await stage.journal.close(disk)
 
 
+async def mending(stage: Stage) -> None:
+    """A dirty image with all that a repair mends: shared tables and clusters, leaks, and more."""
+    size = SPAN + SIZE
+    wreck = await _damaged(stage, size)
+    async with qedasync.open(stage.path, "r+", storage=MemoryStorage(wreck.copy())) as mended:
+        initial = bytes(await mended.pread(size, 0))
+    disk = await stage.open(wreck, initial, size, watch=[(0, SIZE), (SPAN, size)])
+    await stage.busy(disk, users=3, calls=4, spots=(0, SPAN), spread=SIZE // 2)
+    await stage.journal.close(disk)
+
+
+async def _damaged(stage: Stage, size: int) -> SparseBytes:
+    storage = MemoryStorage(empty_image(size))
+    async with qedasync.open(stage.path, "r+", storage=storage) as disk:
+        for cluster in stage.rng.sample(range(8), 6):
+            await disk.pwrite(stage.rng.randbytes(CLUSTER), cluster * CLUSTER)
+    damaged = storage.content
+    table = int.from_bytes(_entry(damaged, CLUSTER, 0), "little")
+    damaged.write(_entry(damaged, CLUSTER, 0), CLUSTER + 8)  # L1: two entries, one table
+    for index in stage.rng.sample(range(8), 2):  # L2: two entries, one cluster
+        damaged.write(_entry(damaged, table, index), table + 8 * (8 + index))
+    damaged.write((damaged.size + 9 * CLUSTER).to_bytes(8, "little"), table + 8 * 20)
+    damaged.write(stage.rng.randbytes(3 * CLUSTER - 512), damaged.size)  # leaks, and a partial one
+    damaged.write(bytes([Features.NEED_CHECK]), 16)
+    return damaged
+
+
+def _entry(content: SparseBytes, table: int, index: int) -> bytes:
+    entry = bytearray(8)
+    content.read_into(entry, table + 8 * index)
+    return bytes(entry)
+
+
 async def giving_up(stage: Stage) -> None:
     """Users are cancelled in the middle of their calls."""
     disk = await stage.open(empty_image(SIZE), b"", SIZE)
@@ -200,6 +233,7 @@ SCENARIOS: dict[str, Play] = {
         writing_through,
         repairing,
         unchecked,
+        mending,
         giving_up,
         failing,
         losing_a_flush,

@@ -23,10 +23,12 @@ from qedasync.storage.memory import MemoryStorage, SparseBytes
 from qedasync.storage.recorder import Record, RecorderStorage
 from tests.crash.journal import Journal
 
-__all__ = ["Stage", "Recording", "HandClock", "empty_image", "Wrap", "CLUSTER"]
+__all__ = ["Stage", "Recording", "HandClock", "empty_image", "Wrap", "CLUSTER", "SPAN"]
 
 CLUSTER = 4096
 TABLE_CLUSTERS = 2  # QEMU opens nothing smaller
+SPAN = TABLE_CLUSTERS * CLUSTER // 8 * CLUSTER
+"""Guest bytes of one L2 table."""
 
 Wrap = Callable[["Stage", Storage], Storage]
 
@@ -105,6 +107,7 @@ class Stage:
         initial: bytes,
         size: int,
         *faults: Fault,
+        watch: Sequence[tuple[int, int]] = (),
         need_check_timeout: float = 0,
         cache: Any = "writeback",
         check: Any = "auto",
@@ -118,7 +121,8 @@ class Stage:
             sleep=lambda _: self.some_turns(3),
         )
         recorder = RecorderStorage(slow, self.base)
-        self.journal = Journal(recorder, initial, size, write_through=cache == "writethrough")
+        through = cache == "writethrough"
+        self.journal = Journal(recorder, initial, size, write_through=through, watch=watch)
         return await qedasync.open(
             self.path,
             "r+",

@@ -27,7 +27,7 @@ from tests.crash.scenarios import SCENARIOS, Play, perform
 from tests.crash.stage import Stage
 
 STATES: dict[str, int] = {
-    "mixed": 4000,
+    "mixed": 3500,
     "many_tables": 2500,
     "overlay_on_raw": 1500,
     "overlay_on_qed": 1500,
@@ -36,7 +36,8 @@ STATES: dict[str, int] = {
     "quiet_times": 1500,
     "writing_through": 1000,
     "repairing": 1500,
-    "unchecked": 1000,
+    "unchecked": 700,
+    "mending": 800,
     "giving_up": 1000,
     "failing": 2000,
     "losing_a_flush": 1000,
