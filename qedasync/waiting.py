@@ -8,8 +8,24 @@ its ``CancelledError`` only then. ``asyncio.shield`` alone would come back at on
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-__all__ = ["Settled"]
+__all__ = ["Settled", "until_done"]
+
+
+async def until_done(task: asyncio.Task[Any]) -> None:
+    """Wait until ``task`` has ended, however it does; the caller looks at its result.
+
+    Cancellation: runs to the end, is raised then.
+    """
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 class Settled:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from qedasync.waiting import Settled
+from qedasync.waiting import Settled, until_done
 from tests.engine.harness import turns
 
 
@@ -47,3 +47,28 @@ async def test_wait_finished_and_cancelled_at_once_ends() -> None:
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_until_done_cancelled_again_and_again_raises_only_when_the_task_has_ended() -> None:
+    release = asyncio.Event()
+    task = asyncio.create_task(release.wait())
+    waiting = asyncio.create_task(until_done(task))
+    for _ in range(3):
+        await turns()
+        waiting.cancel()
+    await turns()
+    assert not waiting.done()
+    assert not task.cancelled()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert task.done()
+
+
+async def test_until_done_failed_task_leaves_the_error_to_the_caller() -> None:
+    async def fail() -> None:
+        raise LookupError
+
+    task = asyncio.create_task(fail())
+    await until_done(task)
+    assert isinstance(task.exception(), LookupError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,6 +15,7 @@ from qedasync.engine.core import Engine
 from qedasync.engine.tables import load_l1
 from qedasync.errors import ImageClosed, ImageFailed, ReadOnly
 from qedasync.format.header import usable_file_size
+from qedasync.waiting import until_done
 
 __all__ = ["check_image"]
 
@@ -93,12 +95,19 @@ async def _load_again(engine: Engine) -> None:
     """Take over what is on disk now, however the repair ended."""
     _end_where_the_file_does(engine)
     engine.tables.reset(engine.tables.l1)  # the slices go at once, whatever comes next
+    load = engine.tasks.start(
+        load_l1(engine.storage, engine.geometry, engine.image_size), "L1 load"
+    )
     try:
-        l1 = await load_l1(engine.storage, engine.geometry, engine.image_size)
-    except BaseException as error:
-        engine.fail(error)
-        raise
-    engine.tables.reset(l1)
+        await until_done(load)  # a repair that is cancelled here must not leave an image without L1
+    finally:
+        if load.cancelled():
+            engine.fail(asyncio.CancelledError())
+        elif error := load.exception():
+            engine.fail(error)
+        else:
+            engine.tables.reset(load.result())
+    load.result()
 
 
 def _result(engine: Engine, survey: Survey, repair: Repair | None = None) -> CheckResult:
