@@ -15,7 +15,6 @@ disk is unknown and the image refuses writes from then on.
 
 from __future__ import annotations
 
-import asyncio
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -136,7 +135,7 @@ class Committer:
             if plan.updates:
                 await self._undo(plan)
             raise
-        except asyncio.CancelledError as error:
+        except BaseException as error:  # the loop is shutting down, or the storage has a bug
             if plan.updates:
                 self._fail(error)
             raise
