@@ -11,7 +11,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +45,7 @@ SHAPES = (
     Shape(4096, 16, 2 * MIB + 20 * K + 1536),
     Shape(65536, 1, 512 * K + 512),
     Shape(65536, 4, 33 * MIB + 3 * 512),
+    Shape(4096, 1, 14 * MIB + 512),  # more slices than the smallest cache holds
     Shape(4096, 1, 4096),
     Shape(4096, 1, 512),
 )
@@ -191,7 +192,7 @@ class Disk(RuleBasedStateMachine):
         specs=st.lists(
             st.tuples(
                 st.sampled_from(Kind),
-                st.integers(0, 7),
+                st.integers(0, 15),
                 st.integers(-9000, 9000),
                 st.integers(0, 6 * 4096) | st.sampled_from((4096, 65536, 40 * 4096)),
                 st.integers(0, 255),
@@ -288,10 +289,14 @@ CASES = (
     *(Case(storage, SHAPES[0]) for storage in (*MEMORY, *FILES)),
     *(Case(storage, SHAPES[1], "chain", l2_cache=0) for storage in (*MEMORY, *FILES)),
     *(Case("jitter", shape, "longer", l2_cache=0) for shape in SHAPES),
+    *(Case(storage, SHAPES[7], l2_cache=0) for storage in ("jitter", "memory-async", FILES[-1])),
     *(Case("memory-async", SHAPES[2], backing) for backing in BACKINGS),
     *(Case("posix" if FILES[1:] else "aiofiles", SHAPES[0], cache=cache) for cache in CACHES),
     Case(FILES[-1], SHAPES[5], "shorter", "writethrough"),
 )
+
+
+GROWTHS = (512, 7 * 512, 4096, 5 * 4096 - 512, MIB)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -299,13 +304,17 @@ async def test_disk_random_batches_agree_with_model(case: Case, tmp_path: Path) 
     rng = random.Random(str(case))
     place = await Place.make(tmp_path, case.shape, case.backing, seed=7)
     model = Model(place.content)
-    content = place.path.read_bytes()
+    content, shape = place.path.read_bytes(), case.shape
     for _ in range(2):
         model.counts = dict.fromkeys(Kind, 0)
         disk, storage = await _open_case(case, place, content)
         async with disk:
             for _ in range(4):
-                await model.run(disk, random_ops(rng, case.shape, rng.randint(1, 16)))
+                await model.run(disk, random_ops(rng, shape, rng.randint(1, 16)))
+            larger = replace(shape, size=shape.size + rng.choice(GROWTHS))
+            await model.run(disk, random_ops(rng, shape, 5), grow_to=larger.size)
+            shape = larger
+            await model.run(disk, random_ops(rng, shape, 5))
             await model.check(disk, storage)
             model.check_stats(disk)
         content = storage.snapshot() if storage is not None else b""

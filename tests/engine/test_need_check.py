@@ -81,13 +81,13 @@ async def test_set_failing_write_is_tried_again() -> None:
         assert m.on_disk()
 
 
-async def test_set_failing_flush_is_not_durable_and_flushes_again() -> None:
+async def test_set_failing_flush_is_not_durable_and_is_done_again() -> None:
     async with made() as m:
         m.storage.add(Fault("error", op="flush"))
         with pytest.raises(StorageError):
             await m.bit.set()
         await m.bit.set()
-        assert m.calls == ["write", "flush", "flush"]
+        assert m.calls == ["write", "flush", "write", "flush"]
 
 
 async def test_clear_flushes_before_and_after() -> None:
@@ -104,6 +104,16 @@ async def test_clear_failing_flush_keeps_the_bit() -> None:
             await m.bit.clear()
         assert m.on_disk()
         assert m.bit.is_set
+
+
+async def test_clear_failing_write_may_have_cleared_it_so_set_writes_it_again() -> None:
+    async with made(need_check=True) as m:
+        m.storage.add(Fault("error-after", event=Event.HEADER_UPDATE))
+        with pytest.raises(StorageError):
+            await m.bit.clear()
+        assert not m.on_disk()
+        await m.bit.set()
+        assert m.on_disk()
 
 
 async def test_clear_not_set_or_not_allowed_does_nothing() -> None:

@@ -127,7 +127,7 @@ class Shape:
         slice_span = 512 * self.cluster_size
         table_span = self.table_size * self.cluster_size // 8 * self.cluster_size
         points = {0, 8 * self.cluster_size, self.size}
-        points |= {p for p in (slice_span, 2 * slice_span, table_span) if p <= self.size}
+        points |= {*range(0, self.size, slice_span), *range(0, self.size, table_span)}
         return sorted(points)
 
     def op(self, kind: Kind, hot: int, delta: int, length: int, seed: int, cuts: int) -> Op:
@@ -146,7 +146,7 @@ def random_ops(rng: random.Random, shape: Shape, count: int) -> list[Op]:
     return [
         shape.op(
             rng.choice(kinds),
-            rng.randrange(8),
+            rng.randrange(16),
             rng.choice((0, rng.randint(-reach, reach), rng.randint(-40, 40))),
             rng.choice((rng.randint(0, 600), shape.cluster_size, rng.randint(0, 2 * reach))),
             rng.randrange(1 << 30),
