@@ -131,10 +131,22 @@ class _Clearing(_Mending):
         async for first, entries in self.reader.l1():
             valid = {index - first for index, _ in self.valid_tables(first, entries)}
             invalid = [i for i, entry in enumerate(entries) if entry and i not in valid]
-            await self._clear(None, offset, first, entries, invalid)
+            for i in invalid:
+                self.act(ActionKind.CLEAR_ENTRY, first + i, None, entries[i])
+            await self._clear(offset, first, entries, invalid, Event.L1_UPDATE)
 
     async def visit(self, index: int, offset: int, scanner: Scanner) -> None:
+        await self._clear_table(index, offset, scanner)
+
+    async def visit_shared(self, index: int, offset: int, scanner: Scanner, used: int) -> None:
+        if index in self.shared.rescued:
+            await self._clear_table(index, offset, scanner, listed=False)
+
+    async def _clear_table(
+        self, index: int, offset: int, scanner: Scanner, *, listed: bool = True
+    ) -> None:
         async for first, piece in self.table(index, offset, scanner):
+            entries = unpack_entries(piece)
             invalid = [
                 at // ENTRY_BYTES + i
                 for at in range(0, len(piece), SLICE_BYTES)
@@ -142,23 +154,18 @@ class _Clearing(_Mending):
                     bytes(piece[at : at + SLICE_BYTES]), self.geometry, self.end_of_file
                 )
             ]
-            await self._clear(index, offset, first, unpack_entries(piece), invalid)
+            for i in invalid if listed else []:
+                self.act(ActionKind.CLEAR_ENTRY, index, first + i, entries[i])
+            await self._clear(offset, first, entries, invalid, Event.L2_UPDATE)
             await self.pacer.pause()
 
-    async def visit_shared(self, index: int, offset: int, scanner: Scanner, used: int) -> None:
-        if index in self.shared.rescued:
-            await self.visit(index, offset, scanner)
-
     async def _clear(
-        self, index: int | None, offset: int, first: int, entries: array[int], invalid: list[int]
+        self, offset: int, first: int, entries: array[int], invalid: list[int], event: Event
     ) -> None:
         """Clear some of ``entries``, which begin at ``first`` in the table at ``offset``."""
         for i in invalid:
-            l1_index, l2_index = (first + i, None) if index is None else (index, first + i)
-            self.act(ActionKind.CLEAR_ENTRY, l1_index, l2_index, entries[i])
             entries[i] = 0
         if invalid:
-            event = Event.L1_UPDATE if index is None else Event.L2_UPDATE
             await self.storage.write_many(sector_writes(offset, first, entries, invalid, event))
 
 
@@ -171,8 +178,11 @@ class _Copying(_Mending):
             if not trouble.doubles:
                 continue
             entries, used = unpack_entries(piece), self.used(scanner)
-            changed = await self._separate(index, first, entries, trouble.doubles, scanner, used)
+            old = entries[:]
+            changed = await self._separate(entries, trouble.doubles, scanner, used)
             if changed:
+                for i in changed:
+                    self.act(ActionKind.COPY_CLUSTER, index, first + i, old[i])
                 await self.engine.sync()
                 writes = sector_writes(offset, first, entries, changed, Event.L2_UPDATE)
                 await self.storage.write_many(writes)
@@ -189,7 +199,7 @@ class _Copying(_Mending):
         async for first, piece in self.table(index, offset, scanner):
             trouble = await self.scan(piece, scanner)
             entries = unpack_entries(piece)
-            await self._separate(index, first, entries, trouble.doubles, scanner, used)
+            await self._separate(entries, trouble.doubles, scanner, used)
             data = pack_entries(entries)
             await self.storage.write([data], copy + first * ENTRY_BYTES, Event.L2_ALLOC_WRITE)
         if self.read_errors == errors:
@@ -208,13 +218,7 @@ class _Copying(_Mending):
         await self.storage.write_many(sector_writes(l1, first, entries, changed, Event.L1_UPDATE))
 
     async def _separate(
-        self,
-        index: int,
-        first: int,
-        entries: array[int],
-        doubles: list[int],
-        scanner: Scanner,
-        used: int,
+        self, entries: array[int], doubles: list[int], scanner: Scanner, used: int
     ) -> list[int]:
         """Let ``doubles`` among ``entries`` name copies; answers which of them do now."""
         changed = []
@@ -222,7 +226,6 @@ class _Copying(_Mending):
             if self.may_copy(1, used):
                 entry = await self._copy_cluster(entries[i], scanner)
                 if entry is not None:
-                    self.act(ActionKind.COPY_CLUSTER, index, first + i, entries[i])
                     entries[i] = entry
                     changed.append(i)
         return changed

@@ -83,7 +83,7 @@ class ActionKind(StrEnum):
     CUT_TAIL = "cut-tail"
     """Cut leaked clusters off the end of the file."""
     COPY_TABLE = "copy-table"
-    """Give an L1 entry a copy of the L2 table that it shares."""
+    """Give an L1 entry a copy of the L2 table that it shares, and of the clusters named there."""
     COPY_CLUSTER = "copy-cluster"
     """Give an L2 entry a copy of the cluster that it shares; none is needed for all zeroes."""
     CLEAR_NEED_CHECK = "clear-need-check"

@@ -125,8 +125,8 @@ class Survey(Walk):
         valid = dict(self.valid_tables(first, entries))
         for index, offset in enumerate(entries, first):
             if offset and index not in valid:
-                text = f"L1 entry {index} is {offset:#x}, where no L2 table can be"
-                self._note_invalid(index, None, offset, text)
+                self.to_clear += 1
+                self._note_invalid(1, index, None, offset)
 
     def _note_shared_table(self, index: int, offset: int) -> None:
         if self.shared.add(index):
@@ -148,13 +148,13 @@ class Survey(Walk):
                 return
             self.shared.rescue(index)
             self.to_copy += 1
-            self.copies.add(Action(ActionKind.COPY_TABLE, index, None, offset))
+            self._doubles.copies.add(Action(ActionKind.COPY_TABLE, index, None, offset))
         elif index not in self.shared.rescued:
             return
         async for first, piece in self.table(index, offset, scanner):
             trouble = await self.scan(piece, scanner)
             if trouble:
-                await self._note(index, first, piece, trouble, used, counted=False)
+                await self._note(index, first, piece, trouble, used, shared=True)
 
     async def end_window(self, marks: Marks, scanner: Scanner) -> None:
         if self._is_first_pass:
@@ -178,43 +178,40 @@ class Survey(Walk):
         trouble: Trouble,
         used: int,
         *,
-        counted: bool = True,
+        shared: bool = False,
     ) -> None:
-        """Note what is wrong in a piece of a table; in a shared one it is not counted."""
+        """Note what is wrong in a piece of a table; in a shared one it is a mere consequence."""
         entries = unpack_entries(piece)
         if self._is_first_pass:
-            for i in trouble.invalid:
-                self._note_invalid_cluster(index, first + i, entries[i], counted)
+            self.to_clear += len(trouble.invalid)
+            for i in [] if shared else trouble.invalid:
+                self._note_invalid(2, index, first + i, entries[i])
                 if self.pacer.due():
                     await self.pacer.pause()
         for i in trouble.doubles:
-            self._note_double(index, first + i, entries[i], used, counted)
+            copied = self.may_copy(1, used)
+            self.to_copy += copied
+            self.left_behind += not copied
+            if not shared:
+                self._note_double(index, first + i, entries[i], copied)
             if self.pacer.due():
                 await self.pacer.pause()
 
-    def _note_invalid_cluster(self, index: int, l2_index: int, entry: int, counted: bool) -> None:
-        text = f"L2 entry {l2_index} of table {index} is {entry:#x}, where no data cluster can be"
-        self._note_invalid(index, l2_index, entry, text, counted)
-
-    def _note_invalid(
-        self, index: int, l2_index: int | None, entry: int, text: str, counted: bool = True
-    ) -> None:
-        self.corruptions += counted
-        self.to_clear += 1
+    def _note_invalid(self, level: int, index: int, l2_index: int | None, entry: int) -> None:
+        self.corruptions += 1
+        where = f"L1 entry {index}" if level == 1 else f"L2 entry {l2_index} of table {index}"
+        what = "L2 table" if level == 1 else "data cluster"
+        text = f"{where} is {entry:#x}, where no {what} can be"
         self._find(self.findings, FindingKind.INVALID_ENTRY, index, l2_index, entry, text)
         if self.clears.has_room():
             self.clears.add(Action(ActionKind.CLEAR_ENTRY, index, l2_index, entry))
 
-    def _note_double(self, index: int, l2_index: int, entry: int, used: int, counted: bool) -> None:
+    def _note_double(self, index: int, l2_index: int, entry: int, copied: bool) -> None:
         doubles = self._doubles
-        doubles.per_page[page_of(entry >> self.geometry.cluster_bits)] += counted
+        doubles.per_page[page_of(entry >> self.geometry.cluster_bits)] += 1
         text = f"L2 entry {l2_index} of table {index} is {entry:#x}, a cluster in use already"
         self._find(doubles.findings, FindingKind.SHARED_CLUSTER, index, l2_index, entry, text)
-        if not self.may_copy(1, used):
-            self.left_behind += 1
-            return
-        self.to_copy += 1
-        if doubles.copies.has_room():
+        if copied and doubles.copies.has_room():
             doubles.copies.add(Action(ActionKind.COPY_CLUSTER, index, l2_index, entry))
 
     def _find(
