@@ -17,22 +17,25 @@ from contextlib import contextmanager
 
 from qedasync.engine.allocator import Allocator
 from qedasync.engine.l2_cache import L2Cache
+from qedasync.engine.overlaps import TableMap
 from qedasync.engine.stats import Stats
 from qedasync.engine.tasks import TaskOwner
 from qedasync.errors import CorruptTable
 from qedasync.events import Event
 from qedasync.format.cluster import ClusterKind, Lookup, NeedSlice, lookup
-from qedasync.format.geometry import SLICE_BYTES, SLICE_ENTRIES, Geometry
+from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, SLICE_ENTRIES, Geometry
 from qedasync.format.table import SECTOR_ENTRIES, pack_entries, slice_is_sound, unpack_entries
 from qedasync.storage.base import Storage
 
-__all__ = ["SliceUpdates", "Tables", "load_l1"]
+__all__ = ["SliceUpdates", "Tables", "load_l1", "LOOKUPS_PER_TURN"]
+
+LOOKUPS_PER_TURN = 100
+"""How many look-ups whoever walks through an image makes before the loop gets a turn."""
 
 SliceUpdates = Mapping[int, Mapping[int, int]]
 """New entries: slice number → index in the slice → entry."""
 
 _READ_AHEAD_SLICES = 32
-_MAX_KNOWN_TABLES = 1 << 16  # beyond, only a check looks for data on top of L2 tables
 _FOUND = ClusterKind.FOUND
 
 
@@ -45,7 +48,7 @@ async def load_l1(storage: Storage, geometry: Geometry, image_size: int) -> arra
     count = min(-(-used // SECTOR_ENTRIES) * SECTOR_ENTRIES, geometry.table_entries)
     if not count:
         return array("Q")
-    data = bytearray(count * 8)
+    data = bytearray(count * ENTRY_BYTES)
     if not storage.try_read_into([data], geometry.l1_table_offset, Event.L1_LOAD):
         await storage.read_into([data], geometry.l1_table_offset, Event.L1_LOAD)
     return unpack_entries(data)
@@ -92,7 +95,7 @@ class Tables:
         self._guard = guard
         self._loading: dict[int, _Load] = {}
         self._held: Mapping[int, array[int]] = {}
-        self._table_clusters: set[int] | None = None
+        self._table_map: TableMap | None = None  # made when it is needed
         self._own_tables: set[int] = set()  # L1 indices whose table nobody else names
         self._new_tables: set[int] = set()  # L1 indices whose table we have made
         self._written: set[int] = set()  # slices that a commit has changed
@@ -163,6 +166,22 @@ class Tables:
             if not self._load_now(need):
                 await self._load(need)
         return entries
+
+    async def end_of_empty(self, pos: int) -> int:
+        """How far the L2 table is a hole in the file from the slice on that begins at ``pos``.
+
+        Answers ``pos`` itself if there is no hole, or no such slice in the table before.
+
+        Raises:
+            StorageError: the storage cannot say.
+        """
+        geometry = self.geometry
+        left = -geometry.slice_of(pos) % geometry.slices_per_table
+        if not left:
+            return pos
+        start = geometry.slice_file_offset(self.table_offset(pos), pos)
+        n = (await self._storage.next_data(start) - start) // SLICE_BYTES
+        return pos + (min(n, left) << geometry.slice_shift)
 
     # ------------------------------------------------------------------ loads
 
@@ -249,8 +268,8 @@ class Tables:
             self.l1[index] = offset
             self._own_tables.add(index)
             self._new_tables.add(index)
-            if self._table_clusters is not None:
-                self._table_clusters.update(self._clusters_of(offset))
+            if self._table_map is not None:
+                self._table_map.add(offset)
         for number, entries in updates.items():
             cached = self.cache.get(number)
             if cached is not None:
@@ -271,7 +290,7 @@ class Tables:
         """
         self.l1 = l1
         self.forget([*self.cache, *self._loading])
-        self._table_clusters = None
+        self._table_map = None
         self._own_tables.clear()
 
     def reset(self, l1: array[int]) -> None:
@@ -339,15 +358,11 @@ class Tables:
         Raises:
             CorruptTable: the L2 table for ``pos`` is shared.
         """
-        geometry = self.geometry
-        index = pos >> geometry.l1_shift
+        index = pos >> self.geometry.l1_shift
         offset = self.table_offset(pos)
         if not offset or index in self._own_tables:
             return
-        size = geometry.table_size
-        near = range(offset - (size - 1) * geometry.cluster_size, offset + geometry.table_bytes)
-        named = sum(self.l1.count(o) for o in near[:: geometry.cluster_size] if o > 0)
-        if named > 1:
+        if self._known_tables().is_shared(offset):
             raise CorruptTable(
                 f"The L2 table at {offset:#x} (L1 entry {index}) overlaps the table of another L1"
                 " entry, so it cannot be changed safely. Check the image with repair first.",
@@ -360,20 +375,16 @@ class Tables:
 
     def _overlaps(self, entries: array[int]) -> bool:
         """Whether data would lie on top of an L2 table."""
-        return self._guard and not self._known_tables().isdisjoint(entries)
+        return self._guard and self._known_tables().covers(entries)
 
-    def _known_tables(self) -> set[int]:
-        """Every cluster of every L2 table."""
-        if self._table_clusters is None:
-            tables = [offset for offset in self.l1 if offset]
-            if len(tables) > _MAX_KNOWN_TABLES:
-                tables = []
-            self._table_clusters = {c for offset in tables for c in self._clusters_of(offset)}
-        return self._table_clusters
-
-    def _clusters_of(self, table_offset: int) -> range:
-        geometry = self.geometry
-        return range(table_offset, table_offset + geometry.table_bytes, geometry.cluster_size)
+    def _known_tables(self) -> TableMap:
+        if self._table_map is None:
+            allocator = self._allocator
+            end = allocator.first_taken or allocator.end_of_file
+            self._table_map = TableMap(self.geometry, self.l1, end)
+            for index in self._new_tables:
+                self._table_map.add(self.l1[index])
+        return self._table_map
 
     def _check_overlap(self, found: Lookup, pos: int) -> None:
         if not self._guard:
@@ -381,7 +392,7 @@ class Tables:
         geometry = self.geometry
         first = geometry.start_of_cluster(found.offset)
         run = range(first, found.offset + found.length, geometry.cluster_size)
-        if not self._known_tables().isdisjoint(run):
+        if self._known_tables().covers(run):
             raise CorruptTable(
                 f"Data at guest position {pos} would lie on top of an L2 table (file offset"
                 f" {found.offset:#x}). Check the image with repair first.",
