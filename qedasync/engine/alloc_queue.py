@@ -64,10 +64,13 @@ class AllocQueue:
 
     Attributes:
         turn: the right to change metadata.
+        fill_bytes: what a request may take in memory beside its data, for the untouched parts of
+            its clusters.
     """
 
     def __init__(self, commit: Commit, idle: Callable[[], None], tasks: TaskOwner) -> None:
         self.turn = asyncio.Lock()
+        self.fill_bytes = 0
         self._commit = commit
         self._idle = idle
         self._tasks = tasks
@@ -116,10 +119,10 @@ class AllocQueue:
             raise
 
     def _take(self) -> list[AllocatingWrite]:
-        """Everything that waits, up to what is fair to the loop."""
+        """Everything that waits, up to what is fair to the loop and to memory."""
         n = size = 0
         for request in self._waiting[:_GROUP_REQUESTS]:
-            size += request.length
+            size += request.length + self.fill_bytes
             if n and size > _GROUP_BYTES:
                 break
             n += 1

@@ -8,7 +8,7 @@ Two requests for one cluster share it.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from qedasync.engine.alloc_queue import AllocatingWrite
@@ -160,15 +160,8 @@ class Plan:
                 self._set_entry(cluster, 1)
             elif entry > 1:  # written since this request was queued
                 self._check_entry(entry, pos)
-                self._add_zeroes(entry + inside, stop - pos, Event.PWRITEV_ZERO)
+                self.data += _zeroes(entry + inside, stop - pos, Event.PWRITEV_ZERO)
             pos = stop
-
-    def _add_zeroes(self, offset: int, length: int, event: Event) -> None:
-        zeroes = memoryview(ZERO_CHUNK)
-        while length > 0:
-            step = min(length, len(zeroes))
-            self.data.append(Write(offset, [zeroes[:step]], step, event))
-            offset, length = offset + step, length - step
 
     # ------------------------------------------------------------------- data
 
@@ -229,7 +222,7 @@ class Plan:
             self.fills.append(fill)
             self.data.append(Write(offset, [fill.buffer], copied - start, Event.COW_WRITE))
         if stop > copied and not self._zero_fills:
-            self._add_zeroes(offset + copied - start, stop - copied, Event.COW_WRITE)
+            self.data += _zeroes(offset + copied - start, stop - copied, Event.COW_WRITE)
 
     # ----------------------------------------------------------------- tables
 
@@ -263,8 +256,9 @@ class Plan:
     def _blank_tables(self) -> list[Write]:
         size = self._geometry.table_bytes
         return [
-            Write(offset, [bytes(size)], size, Event.L2_ALLOC_WRITE)
+            write
             for offset in self.new_tables.values()
+            for write in _zeroes(offset, size, Event.L2_ALLOC_WRITE)
         ]
 
     @staticmethod
@@ -274,6 +268,14 @@ class Plan:
         first, n = span
         data = pack_entries(entries, first, n)
         return Write(offset + first * ENTRY_BYTES, [data], len(data), event)
+
+
+def _zeroes(offset: int, length: int, event: Event) -> Iterator[Write]:
+    """Writes of zeroes that share their memory."""
+    zeroes = memoryview(ZERO_CHUNK)
+    for start in range(0, length, len(zeroes)):
+        step = min(length - start, len(zeroes))
+        yield Write(offset + start, [zeroes[:step]], step, event)
 
 
 assert SLICE_BYTES == SLICE_ENTRIES * ENTRY_BYTES == 1 << 12  # the 9 in Plan._entry
