@@ -482,7 +482,7 @@ async def _open(wish: _Wish) -> Image:
         clock=wish.clock,
     )
     try:
-        engine = await Engine.open(storage, options, wish.path)
+        engine = await Engine.load(storage, options, wish.path)
     except BaseException:
         await storage.close()
         raise
@@ -514,11 +514,10 @@ def _lock_role(wish: _Wish) -> LockRole | None:
 
 
 async def _make_ready(engine: Engine, wish: _Wish) -> None:
-    """Repair what a crash left, and open the backing file."""
-    if engine.header.need_check and wish.writable:
+    """Open the backing file and repair what a crash left; what writes comes last."""
+    dirty = engine.header.need_check and wish.writable
+    if dirty:
         engine.need_check.may_clear = False
-        if wish.check == "auto":
-            await _repair(engine, wish)
     backing = await open_backing(
         engine,
         wish.path,
@@ -528,6 +527,9 @@ async def _make_ready(engine: Engine, wish: _Wish) -> None:
         lock=wish.lock,
     )
     engine.attach(backing)
+    await engine.clear_autoclear()
+    if dirty and wish.check == "auto":
+        await _repair(engine, wish)
 
 
 async def _repair(engine: Engine, wish: _Wish) -> None:

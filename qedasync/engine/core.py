@@ -32,7 +32,7 @@ from qedasync.engine.resize import Grower
 from qedasync.engine.source import Source
 from qedasync.engine.stats import Stats
 from qedasync.engine.status import Mapper
-from qedasync.engine.tables import Tables, load_l1
+from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables, load_l1
 from qedasync.engine.tasks import TaskOwner
 from qedasync.engine.write import Writer
 from qedasync.errors import ImageClosed, ImageFailed, QEDError, ReadOnly, RequestError, StateError
@@ -52,7 +52,6 @@ __all__ = ["Engine", "EngineOptions"]
 
 _INLINE_READS = 192  # small reads that may finish in one turn of the loop, by all tasks together
 _SMALL = 32 << 10  # a longer read counts as several
-_RUNS_PER_TURN = 100
 _INDEX_MASK = SLICE_ENTRIES - 1
 
 
@@ -190,29 +189,46 @@ class Engine:
     async def open(cls, storage: Storage, options: EngineOptions, path: str = "") -> Engine:
         """Open an image that lies in ``storage``. Without its backing file: see :meth:`attach`.
 
-        Reads the header and the part of L1 in use, whatever the image's size; writes only to clear
-        unknown autoclear bits. Does not look at NEED_CHECK.
+        Writes only to clear unknown autoclear bits. Does not look at NEED_CHECK.
 
         Raises:
             FormatError: not a usable image.
-            StorageError: it cannot be read.
+            StorageError: it cannot be read, or the bits not be cleared.
+        """
+        engine = await cls.load(storage, options, path)
+        await engine.clear_autoclear()
+        return engine
+
+    @classmethod
+    async def load(cls, storage: Storage, options: EngineOptions, path: str = "") -> Engine:
+        """The first half of :meth:`open`, which writes nothing; see :meth:`clear_autoclear`.
+
+        Reads the header and the part of L1 in use, whatever the image's size.
         """
         header = await read_header(storage)
         geometry = validate_header(header, storage.size)
-        if options.writable and header.unknown_autoclear:
-            known = header.autoclear_features & AUTOCLEAR_FEATURE_MASK
-            header = replace(header, autoclear_features=known)
-            await HeaderFile(storage, header).update(header)
-            await storage.flush()
         name = await read_backing_name(storage, header)
         l1 = await load_l1(storage, geometry, header.image_size)
         engine = cls(storage, header, geometry, l1, options, path)
         engine.backing_name = name
         return engine
 
+    async def clear_autoclear(self) -> None:
+        """Clear autoclear bits that nobody here knows, if the image is to be written.
+
+        Raises:
+            StorageError: the header could not be written.
+        """
+        header = self.header
+        if self.options.writable and header.unknown_autoclear:
+            known = header.autoclear_features & AUTOCLEAR_FEATURE_MASK
+            await self.header_file.update(replace(header, autoclear_features=known))
+            await self.storage.flush()
+
     def attach(self, backing: Source | None) -> None:
         """Set what unallocated areas come from; owned from here on."""
         self.backing = backing
+        self.queue.fill_bytes = 0 if backing is None else 2 * self.geometry.cluster_size
         for part in (self._reader, self._writer, self._grower, self._mapper, self._committer):
             part.backing = backing
 
@@ -441,6 +457,14 @@ class Engine:
         finally:
             self.gate.leave()
 
+    async def first_runs(self, pos: int, length: int) -> list[Extent]:
+        """The first of them, not merged; see :meth:`.status.Mapper.first_runs`."""
+        await self._enter()
+        try:
+            return await self._mapper.first_runs(pos, length)
+        finally:
+            self.gate.leave()
+
     async def extents(self) -> AsyncIterator[Extent]:
         """The runs of the whole image, joined where they go on; gives the loop turns."""
         last: Extent | None = None
@@ -448,7 +472,7 @@ class Engine:
         runs = self._mapper.runs(0, self.image_size)
         while (extent := await self._next_run(runs)) is not None:
             steps += 1
-            if steps % _RUNS_PER_TURN == 0:
+            if steps % LOOKUPS_PER_TURN == 0:
                 await asyncio.sleep(0)
             *joined, last = merge([last, extent] if last is not None else [extent])
             for run in joined:

@@ -9,12 +9,13 @@ earlier writer may have left behind the old end (dossier §9, §7.4).
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from qedasync.engine.alloc_queue import AllocQueue
 from qedasync.engine.header_file import HeaderFile
 from qedasync.engine.source import Source
-from qedasync.engine.tables import Tables, load_l1
+from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables, load_l1
 from qedasync.events import Event
 from qedasync.format.cluster import ClusterKind
 from qedasync.storage.base import ZERO_CHUNK, Storage
@@ -44,9 +45,12 @@ class Grower:
         async with self._queue.turn:
             l1 = await load_l1(self._storage, self._tables.geometry, new_size)
             self._tables.extend(l1)
-        pos = old_size
+        pos, steps = old_size, 0
         while pos < new_size:
             pos += await self._clean_run(pos, new_size - pos)
+            steps += 1
+            if steps % LOOKUPS_PER_TURN == 0:
+                await asyncio.sleep(0)
 
     async def finish(self, new_size: int) -> None:
         """Write the new size into the header."""

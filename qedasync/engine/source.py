@@ -28,7 +28,10 @@ class Source(Protocol):
         ...
 
     async def block_status(self, pos: int, length: int) -> list[Extent]:
-        """What is in ``[pos, pos + length)``, in order, without gaps; depths count from 0 here."""
+        """What is in ``[pos, pos + length)``, in order, without gaps; depths count from 0 here.
+
+        Of a long range perhaps only the beginning: the caller asks on from where the answer ends.
+        """
         ...
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ from qedasync.storage.base import ReadBuffers, Storage
 
 __all__ = ["RawSource", "ImageSource"]
 
+_RUNS = 1000  # found by one call
 _BLOCK = 4096  # file systems keep holes in whole blocks of this size
 _STEP, _MAX_STEP = 64 << 10, 1 << 20  # data that is searched for a hole at once, multiples of it
 
@@ -34,9 +35,9 @@ class RawSource:
     async def block_status(self, pos: int, length: int) -> list[Extent]:
         """Data and holes; a hole much shorter than the data around it may pass for data."""
         end = pos + length
-        runs = []
+        runs: list[Extent] = []
         step = _STEP
-        while pos < end:
+        while pos < end and len(runs) < _RUNS:
             data = min(await self._storage.next_data(pos), end)
             if data > pos:
                 runs.append(self._run(pos, data, zero=True))
@@ -96,7 +97,7 @@ class ImageSource:
 
     async def block_status(self, pos: int, length: int) -> list[Extent]:
         try:
-            return await self._engine.block_status(pos, length)
+            return await self._engine.first_runs(pos, length)
         except FormatError as error:
             raise self._damaged(error) from error
 

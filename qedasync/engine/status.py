@@ -1,13 +1,20 @@
-"""Block status: what the mapping says, through the whole chain of backing files."""
+"""Block status: what the mapping says, through the whole chain of backing files.
+
+An image may be of many EiB and say nothing about most of them. So empty parts of L1, and of L2
+tables that are holes in the file, are passed over in one step; a backing file is asked for a few
+runs at a time, not for all that may lie below one unallocated run; and the loop gets turns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 
-from qedasync.engine.extents import Extent, ExtentKind, merge
+from qedasync.engine.extents import Extent, ExtentKind
 from qedasync.engine.source import Source
-from qedasync.engine.tables import Tables
+from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables
 from qedasync.format.cluster import ClusterKind, Lookup
 
 __all__ = ["Mapper"]
@@ -34,21 +41,54 @@ class Mapper:
         Raises:
             CorruptTable, StorageError, BackingError: an entry is invalid or cannot be read.
         """
-        return list(merge([run async for run in self.runs(pos, length)]))
+        found: list[Extent] = []
+        steps = 0
+        async for run in self.runs(pos, length):
+            if found and run.continues(found[-1]):
+                found[-1] = replace(found[-1], length=found[-1].length + run.length)
+            else:
+                found.append(run)
+            steps += 1
+            if steps % LOOKUPS_PER_TURN == 0:
+                await asyncio.sleep(0)
+        return found
 
-    async def runs(self, pos: int, length: int) -> AsyncIterator[Extent]:
+    async def first_runs(self, pos: int, length: int) -> list[Extent]:
+        """The first of :meth:`runs`.
+
+        Not merged, so that each costs one look-up a layer, however long the chain is.
+        """
+        found = []
+        async with aclosing(self.runs(pos, length)) as runs:
+            async for run in runs:
+                found.append(run)
+                if len(found) == LOOKUPS_PER_TURN:
+                    break
+        return found
+
+    async def runs(self, pos: int, length: int) -> AsyncGenerator[Extent, None]:
         """The same, as they are looked up; not merged."""
+        geometry = self._tables.geometry
+        shift, slice_mask = geometry.l1_shift, (1 << geometry.slice_shift) - 1
         end = pos + length
+        full_table = -1  # an L1 index; no use asking for holes there again
         while pos < end:
             found = await self._tables.find_cluster(pos, end - pos)
             if found.kind is ClusterKind.L1:
                 found = found._replace(length=self._skip_empty_l1(pos, end) - pos)
+            elif found.kind is ClusterKind.L2 and pos >> shift != full_table:
+                stop = pos + found.length
+                if stop < end and not stop & slice_mask:
+                    hole_end = await self._tables.end_of_empty(stop)
+                    found = found._replace(length=min(hole_end, end) - pos)
+                    full_table = pos >> shift if hole_end == stop else -1
             if found.kind in (ClusterKind.FOUND, ClusterKind.ZERO) or self.backing is None:
                 yield self._own(found, pos)
+                pos += found.length
             else:
                 for extent in await self._from_backing(self.backing, pos, found.length):
                     yield extent
-            pos += found.length
+                    pos = extent.end
 
     def _skip_empty_l1(self, pos: int, end: int) -> int:
         """Where the next L2 table begins to matter; an empty image is then one step."""
@@ -67,7 +107,7 @@ class Mapper:
         return Extent(pos, found.length, kind, True)
 
     async def _from_backing(self, backing: Source, pos: int, length: int) -> list[Extent]:
-        """One layer down; past the backing file's end there is nothing."""
+        """One layer down, perhaps only the beginning; past the backing file's end is nothing."""
         inside = max(0, min(backing.size - pos, length))
         below = await backing.block_status(pos, inside) if inside else []
         extents = [
@@ -76,6 +116,7 @@ class Mapper:
             else replace(extent, kind=ExtentKind.BACKING, depth=extent.depth + 1)
             for extent in below
         ]
-        if inside < length:
+        end = below[-1].end if below else pos
+        if end == pos + inside < pos + length:
             extents.append(Extent(pos + inside, length - inside, ExtentKind.UNALLOCATED, True))
         return extents

@@ -8,10 +8,12 @@ Source: qemu 7.2 block/qed.c: qed_aio_write_data, qed_aio_write_inplace, qed_aio
 
 from __future__ import annotations
 
+import asyncio
+
 from qedasync.engine.alloc_queue import AllocQueue
 from qedasync.engine.buffers import cut
 from qedasync.engine.source import Source
-from qedasync.engine.tables import Tables
+from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables
 from qedasync.events import Event
 from qedasync.format.cluster import ClusterKind, Lookup, NeedSlice
 from qedasync.storage.base import ZERO_CHUNK, Storage, WriteBuffers
@@ -60,7 +62,7 @@ class Writer:
 
         Differs from QEMU: zeroes up to the image's end cover the last cluster, whole or not.
         """
-        done = 0
+        done = steps = 0
         while done < length:
             start = pos + done
             found = await self._find(start, length - done)
@@ -70,6 +72,9 @@ class Writer:
             elif found.kind is not ClusterKind.ZERO:
                 step = await self._zero_unallocated(start, step)
             done += step
+            steps += 1
+            if steps % LOOKUPS_PER_TURN == 0:
+                await asyncio.sleep(0)
 
     async def discard(self, pos: int, length: int) -> None:
         """Give the host's blocks of whole mapped clusters back; they read as zeroes then.
@@ -81,11 +86,15 @@ class Writer:
         pos = geometry.round_up(pos)
         if end < self.image_size:
             end = geometry.start_of_cluster(end)
+        steps = 0
         while pos < end:
             found = await self._find(pos, end - pos)
             if found.kind is ClusterKind.FOUND:
                 await self._storage.write_zeroes(found.offset, found.length, Event.PWRITEV_ZERO)
             pos += found.length
+            steps += 1
+            if steps % LOOKUPS_PER_TURN == 0:
+                await asyncio.sleep(0)
 
     async def _find(self, pos: int, length: int) -> Lookup:
         """The run at ``pos``, cut at its slice: a queued request stays within one."""
