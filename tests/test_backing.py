@@ -309,6 +309,21 @@ async def test_symbolic_link_inside_the_directory_is_followed(top: Path) -> None
         assert await engine.read(1, 0) == b"x"
 
 
+async def test_file_that_was_admitted_is_opened_not_the_link_to_it(top: Path) -> None:
+    """The link may lead elsewhere by then."""
+    (top.parent / "real.raw").write_bytes(b"x" * SIZE)
+    (top.parent / "base.raw").symlink_to("real.raw")
+    top.write_bytes(image("base.raw"))
+    paths: list[str] = []
+
+    async def opener(path: str, **options: Any) -> Storage:
+        paths.append(path)
+        return await open_storage(path, **options)
+
+    async with opened(top, opener=opener):
+        assert set(paths) == {str(top.parent / "real.raw")}
+
+
 async def test_image_behind_a_symbolic_link_has_the_links_names_and_its_own_directory(
     top: Path,
 ) -> None:
@@ -735,6 +750,26 @@ async def test_raw_status_of_a_part_is_the_part_of_the_whole(pos: int, length: i
         assert before.zero is not after.zero
     for run in runs:
         assert run.zero is not (65536 <= run.start < 131072)
+    await source.close()
+
+
+class FineStorage(MemoryStorage):
+    """Knows data and holes to the byte, as no file system does."""
+
+    async def next_data(self, offset: int) -> int:
+        content = self.snapshot()
+        return next((n for n in range(offset, self.size) if content[n]), self.size)
+
+
+@pytest.mark.parametrize("length", [1, 600, 4096, 5000, 9000])
+async def test_raw_status_of_holes_smaller_than_a_block_ends_and_loses_no_data(length: int) -> None:
+    content = (b"x" * 100 + bytes(700)) * 12
+    source = RawSource(FineStorage(content), "base.raw")
+    runs = await source.block_status(50, length)
+    assert [run.start for run in runs] == [50, *(run.end for run in runs[:-1])]
+    assert runs[-1].end == 50 + length
+    for run in runs:
+        assert not (run.zero and any(content[run.start : run.end]))
     await source.close()
 
 
