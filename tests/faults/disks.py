@@ -23,11 +23,11 @@ SIZE = 64 * CLUSTER
 
 
 async def filled(*clusters: int, size: int = SIZE, backing: str = "") -> SparseBytes:
-    """An image where each of ``clusters`` is full of its number plus one, cleanly closed."""
+    """An image where each of ``clusters`` is full of its number plus one (mod 256); clean."""
     content = blank(size, backing=backing, raw=bool(backing))
     async with open_image("d", "r+", storage=MemoryStorage(content), backing=False) as disk:
         for cluster in clusters:
-            await disk.pwrite(bytes([cluster + 1]) * CLUSTER, cluster * CLUSTER)
+            await disk.pwrite(bytes([(cluster + 1) % 256]) * CLUSTER, cluster * CLUSTER)
     return content
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -400,3 +401,26 @@ def test_loop_ends_under_an_open_image_in_a_with_block_closes_it_cleanly(
             assert end is end_interrupted
         assert storage.count("close") == 1
         assert asyncio.run(look(content_of(storage), CLUSTER, 0)) == b"\1" * CLUSTER
+
+
+@pytest.mark.parametrize("kind", ["posix", "aiofiles"])
+def test_loop_interrupted_over_a_real_file_releases_it_and_leaves_it_sound(
+    kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "disk.qed"
+    path.write_bytes(bytes(asyncio.run(filled(0))))
+
+    async def use(wait: int) -> None:
+        async with open_image(path, "r+", storage=kind) as disk:
+            async with asyncio.TaskGroup() as tasks:
+                for cluster in range(1, 50):
+                    tasks.create_task(disk.pwrite(NEW, cluster * CLUSTER))
+                await turns(wait)
+                raise KeyboardInterrupt
+
+    for wait in range(6):
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(use(wait))
+    data = asyncio.run(look(SparseBytes(path.read_bytes()), 50 * CLUSTER, 0))
+    for pos in range(CLUSTER, len(data), CLUSTER):
+        assert data[pos : pos + CLUSTER] in (NEW, bytes(CLUSTER))

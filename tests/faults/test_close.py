@@ -211,6 +211,7 @@ async def test_close_while_a_greedy_reader_pauses_ends_its_reads() -> None:
     async def read_for_ever() -> None:
         while True:
             await disk.pread(512, 0)
+            assert not disk.closed, "a read of a closed image"
 
     reader = asyncio.create_task(read_for_ever())
     await turns(3)

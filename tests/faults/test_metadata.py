@@ -11,11 +11,11 @@ import pytest
 from qedasync.engine.sources import RawSource
 from qedasync.errors import ImageFailed, QEDError, StorageError
 from qedasync.events import Event
-from qedasync.storage.base import Write
+from qedasync.storage.base import ReadBuffers, Write
 from qedasync.storage.faults import Fault, FaultStorage
-from qedasync.storage.memory import MemoryStorage
+from qedasync.storage.memory import MemoryStorage, SparseBytes
 from tests.faults.disks import SIZE, content_of, disk_on, filled, header_of, look
-from tests.faults.guest import CLUSTER, backing_value, blank, raw_backing
+from tests.faults.guest import CLUSTER, SPAN, backing_value, blank, raw_backing
 
 A, B = b"a" * CLUSTER, b"b" * CLUSTER
 ZEROES = bytes(CLUSTER)
@@ -183,6 +183,57 @@ async def test_grow_header_write_fails_size_stays_and_reopen_shows_old_or_new() 
         await disk.truncate(2 * SIZE)
         await disk.pwrite(A, 2 * SIZE - CLUSTER)
     assert await look(content_of(storage), CLUSTER, 2 * SIZE - CLUSTER) == A
+
+
+async def test_overlay_last_cluster_holds_zeroes_past_the_end_not_what_is_below() -> None:
+    size = SIZE - CLUSTER // 2
+    storage = MemoryStorage(await filled(size=size, backing="base.raw"))
+    base = RawSource(MemoryStorage(raw_backing(SIZE)), "base.raw")
+    async with disk_on(storage, source=base) as disk:
+        await disk.pwrite(b"x" * 512, SIZE - CLUSTER)
+        [run] = await disk.block_status(SIZE - CLUSTER, CLUSTER // 2)
+        assert run.offset is not None
+        cluster = storage.snapshot()[run.offset : run.offset + CLUSTER]
+        assert cluster[512:513] == bytes([backing_value(SIZE - CLUSTER)])
+        assert cluster[CLUSTER // 2 :] == bytes(CLUSTER // 2)
+
+
+class LateLoads(MemoryStorage):
+    """Loads of L2 tables have read the file, and still come back late."""
+
+    def __init__(self, content: SparseBytes) -> None:
+        super().__init__(content, inline=False)
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.late = asyncio.Event()
+
+    async def read_into(
+        self, buffers: ReadBuffers, offset: int, event: Event = Event.READ_AIO
+    ) -> None:
+        await super().read_into(buffers, offset, event)
+        if event is Event.L2_LOAD and not self.go_on.is_set():
+            self.late.set()
+            await self.go_on.wait()
+
+
+async def test_slice_read_just_before_a_commit_wrote_it_is_read_again() -> None:
+    inner = LateLoads(await filled(*range(0, 7 * 512, 512), size=7 * SPAN))
+    storage = FaultStorage(inner)
+    async with disk_on(storage, l2_cache_size=CLUSTER) as disk:
+        storage.add(Fault("pause", event=Event.L2_UPDATE))
+        write = asyncio.create_task(disk.pwrite(A, 5 * CLUSTER))
+        await storage.wait_paused()
+        for table in range(1, 7):
+            await disk.pread(512, table * SPAN)
+        assert 0 not in list(disk._engine.tables.cache), "other slices have taken its place"
+        inner.go_on.clear()
+        read = asyncio.create_task(disk.pread(512, 0))
+        await inner.late.wait()
+        storage.resume()
+        await write
+        inner.go_on.set()
+        assert await read == b"\1" * 512
+        assert await disk.pread(CLUSTER, 5 * CLUSTER) == A
 
 
 class Careless(MemoryStorage):

@@ -136,6 +136,20 @@ async def test_timer_header_write_fails_the_next_flush_says_so_once() -> None:
     assert not header_of(storage).need_check
 
 
+async def test_failed_image_timer_leaves_the_bit_set() -> None:
+    storage, clock = await faulty(), ManualClock()
+    async with disk_on(storage, fails=True, clock=clock, need_check_timeout=QUIET) as disk:
+        storage.add(Fault("error", event=Event.L2_UPDATE, once=False))
+        with pytest.raises(StorageError):
+            await disk.pwrite(NEW, 5 * CLUSTER)
+        storage.clear()
+        await turns(5)
+        clock.advance(QUIET + 1)
+        await turns(5)
+        assert header_of(storage).need_check
+    assert header_of(storage).need_check
+
+
 @pytest.mark.parametrize("nth", [1, 2, 3])
 async def test_write_during_the_timers_work_waits_and_survives(nth: int) -> None:
     """QEMU aborts here (dossier of its quirks: 6). ``nth``: at which of the timer's three calls."""
