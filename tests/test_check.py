@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from errno import EIO, ENOSPC
 from pathlib import Path
@@ -32,7 +32,7 @@ from qedasync.errors import ImageClosed, ImageFailed, ReadOnly, StorageError
 from qedasync.events import Event
 from qedasync.format.header import Features
 from qedasync.storage.base import Storage
-from qedasync.storage.crash import crash_points, crash_states
+from qedasync.storage.crash import CrashPoint, CrashState, crash_points
 from qedasync.storage.faults import Fault, FaultStorage
 from qedasync.storage.memory import MemoryStorage, SparseBytes
 from qedasync.storage.recorder import RecorderStorage
@@ -162,7 +162,9 @@ async def engine_on(
     try:
         yield engine
     finally:
-        await engine.close()
+        # The close of an image that has failed says so, and releases everything all the same.
+        with suppress(ImageFailed) if engine.failure else nullcontext():
+            await engine.close()
 
 
 async def check(
@@ -521,6 +523,9 @@ async def test_check_random_image_agrees_with_the_naive_check(
     assert result.allocated_clusters == naive.allocated
     assert clusters(result.leak_ranges) == naive.leaks
     assert result.leaks == len(naive.leaks)
+    assert result.image_end_offset == (max(naive.used) + 1) * CLUSTER
+    ends = {leak.offset + leak.length for leak in result.leak_ranges}
+    assert ends.isdisjoint(leak.offset for leak in result.leak_ranges)  # joined over windows
     counted = {FindingKind.INVALID_ENTRY, FindingKind.SHARED_CLUSTER, FindingKind.SHARED_TABLE}
     assert bool(result.findings) is bool(naive.corruptions)
     assert {finding.kind for finding in result.findings} <= counted
@@ -539,6 +544,61 @@ async def test_repair_random_image_is_sound_and_nothing_is_lost(
     assert not result.need_check
     assert not after.need_check
     no_worse(before, after)
+
+
+FAR = [DATA + n * MIB * 2 for n in range(1, 30)]
+"""Clusters that are all on pages of their own."""
+
+
+async def test_check_double_seen_before_the_window_shrinks_is_counted_once() -> None:
+    entries = dict(enumerate([FAR[-1], FAR[-1], *FAR]))
+    content = damaged(l2={TABLE: entries})
+    content.resize(FAR[-1] + CLUSTER)
+    for max_pages in (2, 5, 1000):
+        result = await check(content, max_pages=max_pages)
+        assert result.corruptions == 2
+        assert [finding.l2_index for finding in result.findings] == [1, 2 + len(FAR) - 1]
+        assert result.findings_omitted == 0
+
+
+async def test_repair_shared_table_is_copied_once_however_many_windows() -> None:
+    content = damaged(l1={2: TABLE}, l2={TABLE: dict(enumerate(FAR))})
+    content.resize(FAR[-1] + CLUSTER)
+    result = await check(content, repair=True, max_pages=2)
+    assert [action.kind for action in result.actions].count(ActionKind.COPY_TABLE) == 1
+    assert content.size == FAR[-1] + CLUSTER + 2 * CLUSTER  # all data is zeroes
+    assert result.ok
+
+
+async def test_check_run_of_clusters_over_l1_is_found_out() -> None:
+    l1, table = 300 * CLUSTER, 310 * CLUSTER
+    content = image(
+        4 * MIB,
+        l1_table_offset=l1,
+        l1={0: table},
+        l2={table: {i: (1 + i) * CLUSTER for i in range(512)}},
+        file_size=600 * CLUSTER,
+    )
+    result = await check(content)
+    assert result.corruptions == Naive(content).corruptions == 4
+    kinds = [finding.kind for finding in result.findings]
+    assert kinds == 2 * [FindingKind.INVALID_ENTRY] + 2 * [FindingKind.SHARED_CLUSTER]
+
+
+async def test_repair_tail_that_an_unread_shared_table_may_need_stays() -> None:
+    size = 64 * MIB  # two tables can be copied here, not three
+    at = [(3 + i) * size for i in range(6)]
+    content = image(
+        0,
+        cluster_size=size,
+        table_size=2,
+        l1={i: offset for i, offset in enumerate(at[:4])},
+        l2={at[4]: {0: at[5]}},
+        file_size=at[5] + size,
+    )
+    result = await check(content, repair=True)
+    assert (result.corruptions, result.leaks_fixed) == (0, 0)  # it lies alone now
+    assert content.size >= at[5] + size
 
 
 # ----------------------------------------------------------------- NEED_CHECK
@@ -619,13 +679,13 @@ async def test_check_unreadable_l1_is_an_error_of_level_1() -> None:
 # ------------------------------------------------------------ faults, crashes
 
 
-def sweeping() -> SparseBytes:
+def sweeping(n_leaks: int = 2) -> SparseBytes:
     """An image in which a repair takes every kind of step."""
     return dirty(
         damaged(
             l1={2: TABLE, 3: 1},
-            l2={TABLE: {2: 9, 3: B, 4: BEHIND + 2 * CLUSTER, 600: C}, SECOND: {700: 3}},
-            n_leaks=2,
+            l2={TABLE: {2: 9, 3: B, 4: BEHIND + n_leaks * CLUSTER, 600: C}, SECOND: {700: 3}},
+            n_leaks=n_leaks,
         )
     )
 
@@ -665,22 +725,53 @@ async def _fail_once(fault: Fault, before: Naive) -> None:
         await engine.close()
 
 
-async def test_repair_power_loss_at_any_moment_leaves_an_image_no_worse() -> None:
-    base = sweeping()
+async def test_repair_any_read_fails_leaves_an_image_no_worse() -> None:
+    before = Naive(sweeping())
+    n = 1
+    while True:
+        memory = MemoryStorage(sweeping())
+        storage = FaultStorage(memory)
+        async with engine_on(storage) as engine:
+            storage.add(Fault("error", op="read", call=n))
+            with suppress(StorageError):
+                await check_image(engine, repair=True)
+            no_worse(before, Naive(memory.content.copy()))
+            if not storage.fired:
+                break
+            storage.clear()
+        n += 1
+    assert n > 20
+
+
+@pytest.mark.parametrize("n_leaks", [0, 2])
+async def test_repair_power_loss_at_any_moment_leaves_an_image_no_worse(n_leaks: int) -> None:
+    base = sweeping(n_leaks)
     before = Naive(base.copy())
     recorder = RecorderStorage(MemoryStorage(base.copy()))
     async with engine_on(recorder) as engine:
         await check_image(engine, repair=True)
-    rng = Random(7)
-    states = 0
+    seen = set()
     for point in crash_points(recorder.log, base):
-        for state in crash_states(point, rng, 4):
+        for state in _crash_states(point):
             content = state.content()
+            if bytes(content) in seen:
+                continue
+            seen.add(bytes(content))
             no_worse(before, Naive(content.copy()))
             assert (await check(content, repair=True)).ok, state
             no_worse(before, Naive(content))
-            states += 1
-    assert states > 40
+    assert len(seen) > 40
+
+
+def _crash_states(point: CrashPoint) -> Iterator[CrashState]:
+    """Nothing, everything, and all but one of what may or may not have reached the disk."""
+    everything = frozenset(range(len(point.optional)))
+    yield point.state(())
+    yield point.state(everything)
+    for number in everything:
+        yield point.state(everything - {number})
+    if everything:
+        yield point.random_state(Random(point.cut))  # with torn writes
 
 
 async def test_repair_cancelled_anywhere_leaves_an_image_that_goes_on() -> None:
