@@ -16,6 +16,7 @@ from qedasync.engine.extents import Extent, ExtentKind
 from qedasync.engine.source import Source
 from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables
 from qedasync.format.cluster import ClusterKind, Lookup
+from qedasync.format.geometry import SLICE_ENTRIES
 
 __all__ = ["Mapper"]
 
@@ -94,6 +95,8 @@ class Mapper:
         """Where the next L2 table begins to matter; an empty image is then one step."""
         shift, l1 = self._tables.geometry.l1_shift, self._tables.l1
         index = pos >> shift
+        while index < len(l1) and not any(l1[index : index + SLICE_ENTRIES]):
+            index += SLICE_ENTRIES
         while index < len(l1) and l1[index] == 0:
             index += 1
         return min(index << shift, end) if index < len(l1) else end

@@ -33,6 +33,8 @@ class ClusterKind(IntEnum):
 # Looking a member up in an enum costs four times a global, and a lookup is on every path.
 _FOUND, _ZERO, _L2, _L1 = ClusterKind
 
+_MANY = 16  # entries that are sooner counted by the array itself than looked at one by one
+
 
 class Lookup(NamedTuple):
     """What is at a position, and how far that reaches.
@@ -70,6 +72,8 @@ def count_contiguous_clusters(entries: Sequence[int], index: int, n: int, cluste
     expected = entries[index]
     step = cluster_size if expected > 1 else 0
     end = min(index + n, len(entries))
+    if not step and n > _MANY and entries[index:end].count(expected) == end - index:
+        return end - index
     for i in range(index + 1, end):
         expected += step
         if entries[i] != expected:
