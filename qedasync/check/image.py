@@ -131,6 +131,7 @@ def _result(engine: Engine, survey: Survey, repair: Repair | None = None) -> Che
         findings_omitted=found.findings.omitted,
         actions=tuple(actions.items),
         actions_omitted=actions.omitted,
+        read_errno=found.read_errno or survey.read_errno or (repair.read_errno if repair else None),
     )
 
 

@@ -46,6 +46,7 @@ class Repair:
     def __init__(self, engine: Engine, progress: Progress | None, max_pages: int) -> None:
         self.actions: Bounded[Action] = Bounded()
         self.clusters_cut = 0
+        self.read_errno: int | None = None
         self._engine = engine
         self._progress = progress
         self._max_pages = max_pages
@@ -60,16 +61,21 @@ class Repair:
         """
         self.found = self.left = await self._survey()
         if self.found.to_clear:
-            await _Clearing(self._engine, self.found, self._pacer(), self.actions).go_through()
+            await self._mend(_Clearing)
             await self._engine.sync()
         if self.found.may_cut:
             await self._cut()
         if self.found.to_copy:
-            await _Copying(self._engine, self.found, self._pacer(), self.actions).go_through()
+            await self._mend(_Copying)
             await self._engine.sync()
         if self.actions.items:
             self.left = await self._survey()
         await self._settle_need_check()
+
+    async def _mend(self, kind: type[_Mending]) -> None:
+        mending = kind(self._engine, self.found, self._pacer(), self.actions)
+        await mending.go_through()
+        self.read_errno = self.read_errno or mending.read_errno
 
     async def _survey(self) -> Survey:
         engine = self._engine
@@ -104,6 +110,7 @@ class _Mending(Walk):
         self.engine = engine
         self.actions = actions
         self.read_errors = 0
+        self.read_errno: int | None = None
         pacer.total = found.pacer.total
 
     @property
@@ -112,6 +119,7 @@ class _Mending(Walk):
 
     def on_read_error(self, offset: int, error: StorageError) -> None:
         self.read_errors += 1
+        self.read_errno = self.read_errno or error.errno
 
     def act(self, kind: ActionKind, index: int, l2_index: int | None, value: int) -> None:
         """Note what is done to an entry."""
@@ -240,7 +248,8 @@ class _Copying(_Mending):
             length = min(PIECE, self.geometry.cluster_size - at)
             try:
                 data = await read_piece(self.storage, offset + at, length, Event.CHECK_COPY)
-            except StorageError:
+            except StorageError as error:
+                self.read_errno = self.read_errno or error.errno
                 return None
             if not copy:
                 if is_zero(data):

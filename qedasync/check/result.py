@@ -131,6 +131,7 @@ class CheckResult:
         findings_omitted: how many findings did not fit.
         actions: what a repair would do, or did, in order.
         actions_omitted: how many actions did not fit.
+        read_errno: the host's error number for the first thing that could not be read, or None.
     """
 
     corruptions: int
@@ -150,6 +151,7 @@ class CheckResult:
     findings_omitted: int = 0
     actions: tuple[Action, ...] = ()
     actions_omitted: int = 0
+    read_errno: int | None = None
 
     @property
     def ok(self) -> bool:

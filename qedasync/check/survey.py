@@ -52,6 +52,7 @@ class Survey(Walk):
         super().__init__(storage, geometry, Shared(), pacer, max_pages)
         self._end_of_file = usable_file_size(storage.size, geometry.cluster_size)
         self.corruptions = self.check_errors = 0
+        self.read_errno: int | None = None
         self.allocated = self.fragmented = 0
         self.leaks = self.tail = 0
         self.to_clear = self.to_copy = self.left_behind = 0
@@ -93,6 +94,7 @@ class Survey(Walk):
             return  # an earlier pass met it
         self._failed.add(offset)
         self.check_errors += 1
+        self.read_errno = self.read_errno or error.errno
         level, index = 2, self.reading
         if index is None:
             level, index = 1, (offset - self.geometry.l1_table_offset) // ENTRY_BYTES

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import types
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -50,8 +51,8 @@ from qedasync.storage.base import ReadBuffers, Storage, WriteBuffers
 
 __all__ = ["Engine", "EngineOptions"]
 
-_INLINE_READS = 192  # small reads that may finish in one turn of the loop, by all tasks together
-_SMALL = 32 << 10  # a longer read counts as several
+_INLINE_REQUESTS = 320  # small ones that may finish in one turn of the loop, of all tasks together
+_SMALL = 32 << 10  # a longer one counts as several
 _INDEX_MASK = SLICE_ENTRIES - 1
 
 
@@ -96,6 +97,12 @@ async def read_backing_name(storage: Storage, header: Header) -> str | None:
     data = bytearray(header.backing_filename_size)
     await storage.read_into([data], header.backing_filename_offset, Event.HEADER_LOAD)
     return decode_backing_name(bytes(data)) or None
+
+
+@types.coroutine
+def _next_turn() -> Generator[None, None, None]:
+    """Come back when the loop has been round: ``asyncio.sleep(0)`` without its wrapping."""
+    yield
 
 
 class Engine:
@@ -181,8 +188,12 @@ class Engine:
         self._cluster_bits = geometry.cluster_bits
         self._cluster_mask = geometry.cluster_mask
         self._cluster_size = geometry.cluster_size
-        self._inline = 0  # reads that finished inline, ever
-        self._limit = _INLINE_READS  # how far that may go before the running task must pause
+        self._try_write_now = storage.try_write
+        self._may_write = options.writable and not options.write_through
+        self._inline = 0  # requests that finished inline, ever
+        self._inline_writes = self._inline_write_bytes = 0
+        self.try_read = self._bind_try_read()
+        self._limit = _INLINE_REQUESTS  # how far that may go before the running task must pause
         self._paused = 0  # tasks that wait for the next turn of the loop
 
     @classmethod
@@ -240,37 +251,52 @@ class Engine:
     @property
     def inline_reads(self) -> int:
         """Reads that finished without suspending, since the image was opened."""
-        return self._inline
+        return self._inline - self._inline_writes
+
+    def current_stats(self) -> Stats:
+        """The counters as of now; a copy."""
+        return replace(
+            self.stats,
+            inline_reads=self.inline_reads,
+            writes=self.stats.writes + self._inline_writes,
+            write_bytes=self.stats.write_bytes + self._inline_write_bytes,
+        )
 
     # ------------------------------------------------------------------ reads
 
-    def try_read(self, length: int, pos: int) -> bytearray | None:
-        """The bytes, if nothing about them needs waiting for; else None, and nothing is said of
-        why.
+    def _bind_try_read(self) -> Callable[[int, int], bytearray | None]:
+        """Make :attr:`try_read`. ``try_read(length, pos)`` is the bytes, if nothing about them
+        needs waiting for; else None, and nothing is said of why.
 
-        Any argument is safe: what is out of range is None too.
+        Any argument is safe: what is out of range is None too. Never suspends.
 
-        Locks: none. Never suspends.
+        A function with the image's constants in its closure, for loading an attribute on this path
+        costs as much as any other step of it.
         """
-        if self._inline < self._limit and 0 <= pos <= self.image_size - length and length > 0:
-            entries = self._young.get(pos >> self._slice_shift)
-            if entries is not None:
-                entry = entries[(pos >> self._cluster_bits) & _INDEX_MASK]
-                inside = pos & self._cluster_mask
-                if inside + length <= self._cluster_size:
+        young, try_read_into, geometry = self.cache.young, self._try_read_into, self.geometry
+        slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
+        cluster_mask, cluster_size = geometry.cluster_mask, geometry.cluster_size
+        index_mask, small = _INDEX_MASK, _SMALL
+
+        def try_read(length: int, pos: int) -> bytearray | None:
+            if self._inline < self._limit and 0 <= pos <= self.image_size - length and length > 0:
+                entries = young.get(pos >> slice_shift)
+                inside = pos & cluster_mask
+                if entries is not None and inside + length <= cluster_size:
+                    entry = entries[(pos >> cluster_bits) & index_mask]
+                    data = bytearray(length)
                     if entry > 1:
-                        data = bytearray(length)
-                        if not self._try_read_into((data,), entry + inside):
+                        if not try_read_into((data,), entry + inside):
                             return None
-                    elif entry == 1 or self.backing is None:
-                        data = bytearray(length)
-                    else:
+                    elif entry == 0 and self.backing is not None:
                         return None
                     self._inline += 1
-                    if length > _SMALL:
-                        self._limit -= length // _SMALL
+                    if length > small:
+                        self._limit -= length // small
                     return data
-        return None
+            return None
+
+        return try_read
 
     def try_read_into(self, buffers: ReadBuffers, pos: int, length: int) -> bool:
         """Like :meth:`try_read`, into ``buffers``; only from mapped clusters."""
@@ -289,7 +315,11 @@ class Engine:
         Raises and cancellation: as :meth:`read_into`.
         """
         if self._inline >= self._limit and not self.gate.shut:
-            await self._pause()
+            self._paused += 1  # as in _pause; one coroutine less on the way to the loop
+            try:
+                await _next_turn()
+            finally:
+                self._take_share()
             data = self.try_read(length, pos)
             if data is not None:
                 return data
@@ -321,15 +351,48 @@ class Engine:
         """Give the loop a turn, and take this task's share of the budget for the next."""
         self._paused += 1
         try:
-            await asyncio.sleep(0)
+            await _next_turn()
         finally:
-            share = max(1, _INLINE_READS // self._paused)
-            self._paused -= 1
-            if not self.gate.shut and not self.closed:
-                self._limit = self._inline + share
+            self._take_share()
+
+    def _take_share(self) -> None:
+        share = _INLINE_REQUESTS // self._paused or 1
+        self._paused -= 1
         self.stats.pauses += 1
+        if not self.gate.shut and not self.closed:
+            self._limit = self._inline + share
 
     # ----------------------------------------------------------------- writes
+
+    def try_write(self, data: bytes | bytearray | memoryview, pos: int, length: int) -> bool:
+        """Write ``data``, ``length`` bytes, if it goes to a cluster at hand and need not wait.
+
+        Any argument is safe: what is out of range is False too, as is all that takes no writes.
+
+        Locks: none. Never suspends.
+        """
+        if (
+            self._inline < self._limit
+            and self._may_write
+            and 0 <= pos <= self.image_size - length
+            and length > 0
+        ):
+            entries = self._young.get(pos >> self._slice_shift)
+            if entries is not None:
+                entry = entries[(pos >> self._cluster_bits) & _INDEX_MASK]
+                inside = pos & self._cluster_mask
+                if (
+                    entry > 1
+                    and inside + length <= self._cluster_size
+                    and self._try_write_now((data,), entry + inside)
+                ):
+                    self._inline += 1
+                    self._inline_writes += 1
+                    self._inline_write_bytes += length
+                    if length > _SMALL:
+                        self._limit -= length // _SMALL
+                    return True
+        return False
 
     async def write(self, buffers: WriteBuffers, pos: int, length: int) -> None:
         """Write ``buffers``, ``length`` bytes in all and inside the image, at ``pos``.
@@ -340,17 +403,22 @@ class Engine:
 
         Cancellation: what has begun runs to its end first.
         """
+        if self._inline >= self._limit and not self.gate.shut and not self.closed:
+            await self._pause()
         await self._enter_to_write()
         try:
             offset = self.tables.find_mapped(pos, length)
             if offset:
                 await self.storage.write(buffers, offset)
+            elif self.tables.is_free(pos, length):
+                await self.queue.write(pos, length, buffers)
             else:
                 await self._writer.write(buffers, pos, length)
             if self.options.write_through:
                 await self.sync()
         finally:
             self.gate.leave()
+        self._limit -= 1 + length // _SMALL
         self.stats.writes += 1
         self.stats.write_bytes += length
 
@@ -495,7 +563,7 @@ class Engine:
             await self.gate.opened()
         if self.closed:
             raise ImageClosed("The image is closed")
-        self._check_loop()
+        self.check_loop()
         self.gate.inside += 1
 
     async def _enter_to_write(self) -> None:
@@ -510,6 +578,7 @@ class Engine:
         if self.failure is None:
             self.failure = error
             self.need_check.may_clear = False
+            self._may_write = False
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
@@ -544,7 +613,7 @@ class Engine:
         Cancellation: runs to the end.
         """
         if self._closing is None or not self._closing.done():
-            self._check_loop()
+            self.check_loop()
         cancelled = False
         while self._closing is None or not self._closing.done() or not self.closed:
             if self._closing is None or self._closing.done():  # or cancelled before it began
@@ -619,6 +688,7 @@ class Engine:
                 errno=number,
             ) from self.failure
 
-    def _check_loop(self) -> None:
+    def check_loop(self) -> None:
+        """Refuse a call from another event loop than the image's own."""
         if asyncio.get_running_loop() is not self.loop:
             raise StateError("The image belongs to another event loop: open one on each")

@@ -172,6 +172,12 @@ class Plan:
         """
         geometry = self._geometry
         pos, end = request.pos, request.pos + request.length
+        if not self._copy_below and self._zero_fills:
+            inside = pos & geometry.cluster_mask
+            if inside + request.length <= geometry.cluster_size:  # one cluster, nothing to fill
+                offset = self._cluster_for(pos)[0] + inside
+                self.data.append(Write(offset, buffers, request.length, Event.WRITE_AIO))
+                return
         run_pos = pos
         run_offset = -1
         old: int | None = None
@@ -208,7 +214,8 @@ class Plan:
 
     def _add_data(self, buffers: WriteBuffers, start: int, offset: int, length: int) -> None:
         if length:
-            self.data.append(Write(offset, cut(buffers, start, length), length, Event.WRITE_AIO))
+            part = cut(buffers, start, length)
+            self.data.append(Write(offset, part, length, Event.WRITE_AIO))
 
     def _fill(self, old: int, start: int, stop: int, offset: int) -> None:
         """The untouched part ``[start, stop)`` of a new cluster, at ``offset`` in the file.

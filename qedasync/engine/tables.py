@@ -145,6 +145,16 @@ class Tables:
             return entry + inside
         return 0
 
+    def is_free(self, pos: int, length: int) -> bool:
+        """Whether ``[pos, pos + length)`` is in one cluster at hand that holds no data."""
+        geometry = self.geometry
+        entries = self.cache.young.get(pos >> geometry.slice_shift)
+        return (
+            entries is not None
+            and entries[(pos >> geometry.cluster_bits) & (SLICE_ENTRIES - 1)] <= 1
+            and (pos & geometry.cluster_mask) + length <= geometry.cluster_size
+        )
+
     def table_offset(self, pos: int) -> int:
         """The L1 entry for ``pos``; 0 if there is no L2 table."""
         index = pos >> self.geometry.l1_shift

@@ -90,6 +90,12 @@ class Storage(Protocol):
         """Write ``buffers``, laid end to end, at ``offset``."""
         ...
 
+    def try_write(self, buffers: WriteBuffers, offset: int, event: Event = Event.WRITE_AIO) -> bool:
+        """Write ``buffers`` at once if that is not expected to block; False says nothing was tried,
+        or that it went wrong: :meth:`write` then does it again, or reports.
+        """
+        ...
+
     async def write_many(self, writes: Sequence[Write], *, grow_to: int = 0) -> None:
         """Make the file at least ``grow_to`` bytes long, then write all of ``writes``, in this
         order: if a later one is in the file, so are the earlier ones and the growth.
@@ -156,6 +162,9 @@ class StorageBase(ABC):
     def try_read_into(
         self, buffers: ReadBuffers, offset: int, event: Event = Event.READ_AIO
     ) -> bool:
+        return False
+
+    def try_write(self, buffers: WriteBuffers, offset: int, event: Event = Event.WRITE_AIO) -> bool:
         return False
 
     async def write_many(self, writes: Sequence[Write], *, grow_to: int = 0) -> None:

@@ -130,15 +130,22 @@ class Channel:
 
     def _run_special(self, transfer: Transfer) -> None:
         try:
-            if os.fstat(self.fd).st_size < transfer.grow_to:
-                os.ftruncate(self.fd, transfer.grow_to)
             if transfer.zeroes:
                 self._zero(transfer.offset, transfer.length)
-            for group in _adjacent(transfer.ordered or ()):
-                merged = [buffer for write in group for buffer in write.buffers]
-                self.write(self.fd, merged, group[0].offset)
+            self.write_in_order(transfer.ordered or (), transfer.grow_to)
         except OSError as error:
             transfer.error = error
+
+    def write_in_order(self, writes: Sequence[Write], grow_to: int) -> None:
+        """Make the file at least ``grow_to`` bytes long, then all of ``writes``, one by one."""
+        if grow_to and os.fstat(self.fd).st_size < grow_to:
+            os.ftruncate(self.fd, grow_to)
+        for group in _adjacent(writes):
+            if len(group) == 1:
+                self.write(self.fd, group[0].buffers, group[0].offset)
+            else:
+                merged = [buffer for write in group for buffer in write.buffers]
+                self.write(self.fd, merged, group[0].offset)
 
     def _zero(self, offset: int, length: int) -> None:
         if punch_hole(self.fd, offset, length):

@@ -9,25 +9,56 @@ import stat
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 from qedasync.errors import StorageError, storage_error
 from qedasync.storage.locks import LockRole, acquire_locks
 
-__all__ = ["NOWAIT", "datasync", "open_file", "punch_hole", "seek_data"]
+__all__ = ["NOWAIT", "OpenedFile", "datasync", "open_file", "preadv", "punch_hole", "seek_data"]
 
 NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 """The flag of ``preadv`` that makes it fail rather than block; 0 where there is none."""
+
+preadv: Callable[..., int] = getattr(os, "preadv", None) or (lambda *_: -1)
+"""``os.preadv``; where there is none, it is never called, for there is no :data:`NOWAIT`."""
 
 datasync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 """Make a file's data durable, and what of its metadata is needed to read it."""
 
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
+_LOCAL_FILE_SYSTEMS = frozenset(
+    {
+        0xEF53,  # ext2, ext3, ext4
+        0x58465342,  # XFS
+        0x9123683E,  # btrfs
+        0xF2F52010,  # F2FS
+        0x2FC12FC1,  # ZFS
+        0x01021994,  # tmpfs
+        0x794C7630,  # overlayfs
+    }
+)
+
+
+class OpenedFile(NamedTuple):
+    """A descriptor, and what there is to know of its file.
+
+    Attributes:
+        size: bytes.
+        nowait: whether ``preadv`` takes :data:`NOWAIT`.
+        local: whether writes end in the page cache of a file system on this host, and so wait for
+            nothing but memory as long as the host is not short of it.
+    """
+
+    fd: int
+    size: int
+    nowait: bool
+    local: bool
 
 
 def open_file(
     path: str, writable: bool, direct: bool, create: bool, lock: LockRole | None
-) -> tuple[int, int, bool]:
-    """The descriptor, the size, and whether reads can be tried inline.
+) -> OpenedFile:
+    """Open a file for :class:`~qedasync.storage.posix.PosixStorage`.
 
     Opens without blocking: a pipe, or a device that waits for something, is refused, not waited
     for.
@@ -52,7 +83,8 @@ def open_file(
         size = _size_of(fd, path)
         if lock is not None:
             acquire_locks(fd, lock, path)
-        return fd, size, not direct and _can_try(fd)
+        local = not direct and stat.S_ISREG(os.fstat(fd).st_mode) and _is_local(fd)
+        return OpenedFile(fd, size, not direct and _can_try(fd), local)
     except BaseException:
         os.close(fd)
         raise
@@ -72,12 +104,23 @@ def _can_try(fd: int) -> bool:
     if not NOWAIT:
         return False
     try:
-        os.preadv(fd, [bytearray(1)], 0, NOWAIT)
+        preadv(fd, [bytearray(1)], 0, NOWAIT)
     except BlockingIOError:
         return True
     except OSError:
         return False
     return True
+
+
+def _is_local(fd: int) -> bool:
+    """Whether the file lies on a file system that we know to be on this host."""
+    fstatfs = _libc_function("fstatfs")
+    if fstatfs is None:
+        return False
+    answer = ctypes.create_string_buffer(256)  # struct statfs begins with f_type, a long
+    if fstatfs(fd, answer) != 0:
+        return False
+    return ctypes.c_long.from_buffer(answer).value in _LOCAL_FILE_SYSTEMS
 
 
 def seek_data(fd: int, offset: int, size: int) -> int:
@@ -88,25 +131,24 @@ def seek_data(fd: int, offset: int, size: int) -> int:
         return size if error.errno == errno.ENXIO else offset
 
 
-@lru_cache(maxsize=1)
-def _fallocate() -> Callable[[int, int, int, int], int] | None:
-    """The C library's fallocate; the os module has none with a mode."""
+@lru_cache(maxsize=4)
+def _libc_function(name: str) -> Any:
+    """A function of the C library that the os module lacks, or None."""
     if sys.platform != "linux":
         return None
     try:
-        function = ctypes.CDLL(None, use_errno=True).fallocate
+        return getattr(ctypes.CDLL(None, use_errno=True), name)
     except (OSError, AttributeError):
         return None
-    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    return function
 
 
 def punch_hole(fd: int, offset: int, length: int) -> bool:
     """Let the file system zero a range inside the file; False where it cannot."""
-    fallocate = _fallocate()
+    fallocate = _libc_function("fallocate")
     if fallocate is None:
         return False
-    if fallocate(fd, _PUNCH_HOLE_KEEP_SIZE, offset, length) == 0:
+    where, size = ctypes.c_int64(offset), ctypes.c_int64(length)
+    if fallocate(fd, _PUNCH_HOLE_KEEP_SIZE, where, size) == 0:
         return True
     number = ctypes.get_errno()
     if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV):

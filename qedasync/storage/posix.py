@@ -18,13 +18,14 @@ import errno
 import os
 from collections.abc import Sequence
 from functools import partial
+from time import perf_counter
 from typing import Self
 
 from qedasync.errors import StorageError, storage_error
 from qedasync.events import Event
 from qedasync.storage.base import ZERO_CHUNK, ReadBuffers, Write, WriteBuffers
 from qedasync.storage.batch import Channel, Transfer
-from qedasync.storage.host import NOWAIT, datasync, open_file, seek_data
+from qedasync.storage.host import NOWAIT, OpenedFile, datasync, open_file, preadv, seek_data
 from qedasync.storage.locks import LockRole
 from qedasync.storage.transfer import total_length
 from qedasync.storage.workers import Workers
@@ -33,6 +34,12 @@ from qedasync.waiting import Settled
 __all__ = ["PosixStorage"]
 
 _READ_THREADS = 8
+_INLINE_WRITE_BYTES = 64 << 10  # a longer write goes to a thread
+_INLINE_WRITES = 160  # and so does a list with more of them,
+_INLINE_GROUP_BYTES = 1 << 20  # or longer than this
+_SLOW_WRITE = 0.002  # seconds; an inline write that takes so long
+_SLOW_REST = 500  # is followed by that many times as long without
+_LONGEST_REST = 10.0
 _PUNCH_FROM = 128 << 10  # below this, writing zeroes is cheaper than asking the file system
 
 
@@ -40,35 +47,34 @@ class PosixStorage:
     """A file on the host; made by :meth:`open`. Implements ``Storage``.
 
     Args:
-        fd: the descriptor; owned from here on.
+        file: the descriptor, owned from here on, and what is known of it.
         path: for messages.
         loop: the event loop it serves.
         workers: its threads; owned from here on.
         direct: whether the descriptor has ``O_DIRECT``.
-        size: the file's length in bytes.
     """
 
     zero_fills = True
 
     def __init__(
         self,
-        fd: int,
+        file: OpenedFile,
         path: str,
         loop: asyncio.AbstractEventLoop,
         workers: Workers,
         *,
         direct: bool,
-        size: int,
-        nowait: bool,
     ) -> None:
         self.path = path
         self.direct = direct
-        self._fd = fd
-        self._size = size
+        self._fd = file.fd
+        self._size = file.size
         self._loop = loop
         self._workers = workers
-        self._nowait = nowait
-        self._channel = Channel.of(fd, direct=direct)
+        self._nowait = file.nowait
+        self._may_write_inline = file.local and not direct
+        self._slow_until = 0.0  # after a slow inline write, none until then
+        self._channel = Channel.of(file.fd, direct=direct)
         self._reads: list[Transfer] = []
         self._writes: list[Transfer] = []
         self._reading = self._writing = 0  # batches on threads
@@ -106,18 +112,17 @@ class PosixStorage:
         loop = asyncio.get_running_loop()
         name = os.fsdecode(path)
         workers = Workers(loop, _READ_THREADS, "qedasync-io")
-        opened: list[tuple[int, int, bool]] = []  # kept for us even if we are cancelled
+        opened: list[OpenedFile] = []  # kept for us even if we are cancelled
         try:
             await workers.run(
                 lambda: opened.append(open_file(name, writable, direct, create, lock))
             )
         except BaseException:
             workers.close()
-            for fd, _, _ in opened:
-                os.close(fd)
+            for file in opened:
+                os.close(file.fd)
             raise
-        fd, size, nowait = opened[0]
-        return cls(fd, name, loop, workers, direct=direct, size=size, nowait=nowait)
+        return cls(opened[0], name, loop, workers, direct=direct)
 
     @property
     def size(self) -> int:
@@ -135,10 +140,12 @@ class PosixStorage:
         if not self._nowait:
             return False
         try:
-            done = os.preadv(self._fd, buffers, offset, NOWAIT)
+            done = preadv(self._fd, buffers, offset, NOWAIT)
         except OSError:
             return False
-        return done == (len(buffers[0]) if len(buffers) == 1 else total_length(buffers))
+        if len(buffers) == 1:
+            return done == len(buffers[0])
+        return done == total_length(buffers)
 
     async def read_into(
         self, buffers: ReadBuffers, offset: int, event: Event = Event.READ_AIO
@@ -178,15 +185,79 @@ class PosixStorage:
 
     # ----------------------------------------------------------------- writes
 
+    def try_write(self, buffers: WriteBuffers, offset: int, event: Event = Event.WRITE_AIO) -> bool:
+        """A small write to the page cache of a local file system costs less than a thread hop.
+
+        It may block all the same, where the host is short of memory. So after a slow one the
+        threads do the writing for a while, and whenever they have the file (its lock would make us
+        wait) or a flush is on its way.
+        """
+        if (
+            self._writing
+            or not self._may_write_inline
+            or self._flushing is not None
+            or self._writes
+        ):
+            return False
+        length = total_length(buffers)
+        if length > _INLINE_WRITE_BYTES:
+            return False
+        begin = perf_counter()
+        if begin < self._slow_until:
+            return False
+        self._unsynced = True
+        try:
+            done = os.pwritev(self._fd, buffers, offset)
+        except OSError:
+            return False  # a thread tries again, and says what is wrong
+        self._note_time(begin)
+        if done != length:
+            return False
+        if offset + length > self._size and length:
+            self._size = offset + length
+        return True
+
+    def _try_write_many(self, writes: Sequence[Write], grow_to: int) -> bool:
+        """Several small writes inline, in order; after False any of them may have been made."""
+        if (
+            len(writes) > _INLINE_WRITES
+            or sum([write.length for write in writes]) > _INLINE_GROUP_BYTES
+            or self._writing
+            or not self._may_write_inline
+            or self._flushing is not None
+            or self._writes
+        ):
+            return False
+        begin = perf_counter()
+        if begin < self._slow_until:
+            return False
+        self._unsynced = True
+        try:
+            self._channel.write_in_order(writes, grow_to)
+        except OSError:
+            return False
+        self._note_time(begin)
+        end = max((write.offset + write.length for write in writes), default=0)
+        self._size = max(self._size, end, grow_to)
+        return True
+
+    def _note_time(self, begin: float) -> None:
+        end = perf_counter()
+        if end - begin > _SLOW_WRITE:
+            self._slow_until = end + min(_SLOW_REST * (end - begin), _LONGEST_REST)
+
     async def write(
         self, buffers: WriteBuffers, offset: int, event: Event = Event.WRITE_AIO
     ) -> None:
-        await self._submit(Transfer(self._loop, buffers, offset, total_length(buffers)))
+        if not self.try_write(buffers, offset):
+            await self._submit(Transfer(self._loop, buffers, offset, total_length(buffers)))
 
     async def write_many(self, writes: Sequence[Write], *, grow_to: int = 0) -> None:
         if grow_to <= self._size:
             grow_to = 0
         writes = [write for write in writes if write.length]
+        if self._try_write_many(writes, grow_to):
+            return
         start = min((write.offset for write in writes), default=grow_to)
         end = max((write.offset + write.length for write in writes), default=grow_to)
         transfer = Transfer(self._loop, (), start, end - start, ordered=writes, grow_to=grow_to)
@@ -310,10 +381,15 @@ class PosixStorage:
 
     async def truncate(self, size: int, event: Event = Event.TRUNCATE) -> None:
         self._check_open(None, ())
+        self._writing += 1
         try:
             await self._workers.run(partial(os.ftruncate, self._fd, size))
         except OSError as error:
             raise storage_error(error, offset=size, path=self.path) from error
+        finally:
+            self._writing -= 1
+            if self._writes:
+                self._dispatch_writes()
         self._size = size
         self._unsynced = True
 
@@ -331,7 +407,7 @@ class PosixStorage:
         if self._closed:
             return
         self._closed = True
-        self._nowait = False
+        self._nowait = self._may_write_inline = False
         self._dispatch_reads()
         self._dispatch_writes()
         try:

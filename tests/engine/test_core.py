@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qedasync.engine.core import Engine, EngineOptions
+from qedasync.engine.core import _INLINE_REQUESTS, Engine, EngineOptions
 from qedasync.errors import (
     HeaderError,
     ImageClosed,
@@ -143,8 +143,8 @@ async def test_try_read_budget_used_up_gives_the_loop_a_turn() -> None:
                 assert await engine.read(1, 0) == b"d"
         running = False
         await ticker
-        assert ticks >= 2000 // 192
-        assert engine.stats.pauses >= 2000 // 192
+        assert ticks >= 2000 // _INLINE_REQUESTS
+        assert engine.stats.pauses >= 2000 // _INLINE_REQUESTS
 
 
 async def inline_reads(content: bytes, length: int) -> int:
