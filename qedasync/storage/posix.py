@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Self
@@ -28,7 +28,7 @@ from qedasync.storage.batch import Channel, Transfer
 from qedasync.storage.host import NOWAIT, OpenedFile, datasync, open_file, preadv, seek_data
 from qedasync.storage.locks import LockRole
 from qedasync.storage.transfer import total_length
-from qedasync.storage.workers import Workers
+from qedasync.storage.workers import Job, Workers
 from qedasync.waiting import Settled
 
 __all__ = ["PosixStorage"]
@@ -52,6 +52,7 @@ class PosixStorage:
         loop: the event loop it serves.
         workers: its threads; owned from here on.
         direct: whether the descriptor has ``O_DIRECT``.
+        clock: seconds; how long inline writes take is measured with it.
     """
 
     zero_fills = True
@@ -64,6 +65,7 @@ class PosixStorage:
         workers: Workers,
         *,
         direct: bool,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.path = path
         self.direct = direct
@@ -73,6 +75,7 @@ class PosixStorage:
         self._workers = workers
         self._nowait = file.nowait
         self._may_write_inline = file.local and not direct
+        self._clock = clock
         self._slow_until = 0.0  # after a slow inline write, none until then
         self._channel = Channel.of(file.fd, direct=direct)
         self._reads: list[Transfer] = []
@@ -202,7 +205,7 @@ class PosixStorage:
         length = total_length(buffers)
         if length > _INLINE_WRITE_BYTES:
             return False
-        begin = perf_counter()
+        begin = self._clock()
         if begin < self._slow_until:
             return False
         self._unsynced = True
@@ -210,7 +213,8 @@ class PosixStorage:
             done = os.pwritev(self._fd, buffers, offset)
         except OSError:
             return False  # a thread tries again, and says what is wrong
-        self._note_time(begin)
+        finally:
+            self._note_time(begin)
         if done != length:
             return False
         if offset + length > self._size and length:
@@ -228,7 +232,7 @@ class PosixStorage:
             or self._writes
         ):
             return False
-        begin = perf_counter()
+        begin = self._clock()
         if begin < self._slow_until:
             return False
         self._unsynced = True
@@ -236,13 +240,14 @@ class PosixStorage:
             self._channel.write_in_order(writes, grow_to)
         except OSError:
             return False
-        self._note_time(begin)
+        finally:
+            self._note_time(begin)
         end = max((write.offset + write.length for write in writes), default=0)
         self._size = max(self._size, end, grow_to)
         return True
 
     def _note_time(self, begin: float) -> None:
-        end = perf_counter()
+        end = self._clock()
         if end - begin > _SLOW_WRITE:
             self._slow_until = end + min(_SLOW_REST * (end - begin), _LONGEST_REST)
 
@@ -381,17 +386,24 @@ class PosixStorage:
 
     async def truncate(self, size: int, event: Event = Event.TRUNCATE) -> None:
         self._check_open(None, ())
-        self._writing += 1
-        try:
-            await self._workers.run(partial(os.ftruncate, self._fd, size))
-        except OSError as error:
-            raise storage_error(error, offset=size, path=self.path) from error
-        finally:
-            self._writing -= 1
-            if self._writes:
-                self._dispatch_writes()
-        self._size = size
+        cut = Job(self._loop, partial(os.ftruncate, self._fd, size))
+        self._writing += 1  # keeps other writes out
+        self._workers.submit(cut.run, partial(self._truncate_done, cut, size))
+        await cut.wait()
+        if isinstance(cut.error, OSError):
+            raise storage_error(cut.error, offset=size, path=self.path) from cut.error
+        if cut.error is not None:
+            raise cut.error
+
+    def _truncate_done(self, cut: Job[None], size: int) -> None:
+        """On the loop, even if nobody waits any more: a cancelled truncate has been made."""
+        self._writing -= 1
         self._unsynced = True
+        if cut.error is None:
+            self._size = size
+        cut.finish()
+        if self._writes:
+            self._dispatch_writes()
 
     async def next_data(self, offset: int) -> int:
         self._check_open(offset, ())
