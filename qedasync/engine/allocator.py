@@ -6,9 +6,14 @@ them. There is no free list; a cluster handed out and never linked is a leak, wh
 
 from __future__ import annotations
 
+import errno
+
+from qedasync.errors import storage_error
 from qedasync.format.geometry import FileOffset, Geometry
 
 __all__ = ["Allocator"]
+
+_MAX_FILE = (1 << 63) - 1  # the host counts in 64 bits with a sign
 
 
 class Allocator:
@@ -28,10 +33,16 @@ class Allocator:
     def take(self, n_clusters: int) -> FileOffset:
         """Hand out a run of clusters; the file has them once something grows it.
 
+        Raises:
+            StorageError: no file can be as long as that. The end is where it was.
+
         Locks: the caller holds the allocating turn.
         """
         offset = self.end_of_file
+        length = n_clusters << self._cluster_bits
+        if offset + length > _MAX_FILE:
+            raise storage_error(errno.EFBIG, offset=offset, length=length)
         if self.first_taken is None:
             self.first_taken = offset
-        self.end_of_file = offset + (n_clusters << self._cluster_bits)
+        self.end_of_file = offset + length
         return FileOffset(offset)
