@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -104,8 +105,8 @@ class Channel:
         for read in batch:
             try:
                 self.read(self.fd, read.buffers, read.offset)
-            except OSError as error:
-                read.error = error
+            except Exception as error:
+                read.error = _host_error(error)
 
     def run_writes(self, batch: Sequence[Transfer]) -> None:
         """Carry all out, adjacent ones together; between two transfers there is no order."""
@@ -119,22 +120,22 @@ class Channel:
     def _write_group(self, group: Sequence[Transfer]) -> None:
         if len(group) > 1:
             merged = [buffer for write in group for buffer in write.buffers]
-            with contextlib.suppress(OSError):  # then one by one, to see whose fault it is
+            with contextlib.suppress(Exception):  # then one by one, to see whose fault it is
                 self.write(self.fd, merged, group[0].offset)
                 return
         for write in group:
             try:
                 self.write(self.fd, write.buffers, write.offset)
-            except OSError as error:
-                write.error = error
+            except Exception as error:
+                write.error = _host_error(error)
 
     def _run_special(self, transfer: Transfer) -> None:
         try:
             if transfer.zeroes:
                 self._zero(transfer.offset, transfer.length)
             self.write_in_order(transfer.ordered or (), transfer.grow_to)
-        except OSError as error:
-            transfer.error = error
+        except Exception as error:
+            transfer.error = _host_error(error)
 
     def write_in_order(self, writes: Sequence[Write], grow_to: int) -> None:
         """Make the file at least ``grow_to`` bytes long, then all of ``writes``, one by one."""
@@ -174,6 +175,14 @@ def _adjacent(writes: Sequence[_W]) -> Iterator[list[_W]]:
         end = write.offset + write.length
     if group:
         yield group
+
+
+def _host_error(error: Exception) -> OSError:
+    """A worker must not end over a transfer, whatever is wrong with it: its waiters would hang."""
+    if isinstance(error, OSError):
+        return error
+    number = errno.EINVAL if isinstance(error, (OverflowError, ValueError)) else errno.EIO
+    return OSError(number, f"{type(error).__name__}: {error}")
 
 
 def _offset_of(transfer: Transfer) -> int:

@@ -144,7 +144,7 @@ class PosixStorage:
             return False
         try:
             done = preadv(self._fd, buffers, offset, NOWAIT)
-        except OSError:
+        except (OSError, OverflowError):
             return False
         if len(buffers) == 1:
             return done == len(buffers[0])
@@ -211,7 +211,7 @@ class PosixStorage:
         self._unsynced = True
         try:
             done = os.pwritev(self._fd, buffers, offset)
-        except OSError:
+        except (OSError, OverflowError):
             return False  # a thread tries again, and says what is wrong
         finally:
             self._note_time(begin)
@@ -238,7 +238,7 @@ class PosixStorage:
         self._unsynced = True
         try:
             self._channel.write_in_order(writes, grow_to)
-        except OSError:
+        except (OSError, OverflowError):
             return False
         finally:
             self._note_time(begin)
@@ -352,11 +352,11 @@ class PosixStorage:
 
     async def flush(self, event: Event = Event.FLUSH_TO_DISK) -> None:
         self._check_open(None, ())
-        if self._unsynced:
-            if self._flushing is None:
-                flush = self._start_flush(_Flush())
-            else:
-                flush = self._next_flush = self._next_flush or _Flush()
+        if self._next_flush is not None:
+            flush = self._next_flush
+        elif self._unsynced:
+            flush = self._next_flush = _Flush()
+            self._loop.call_soon(self._begin_flush)  # who writes in this turn shares it
         elif self._flushing is not None:
             flush = self._flushing  # it began after everything that was acknowledged
         else:
@@ -367,20 +367,21 @@ class PosixStorage:
         if flush.error is not None:
             raise storage_error(flush.error, path=self.path) from flush.error
 
-    def _start_flush(self, flush: _Flush) -> _Flush:
+    def _begin_flush(self) -> None:
+        """Hand the waiting flush to a thread, unless another is on its way."""
+        if self._next_flush is None or self._flushing is not None:
+            return
+        flush, self._next_flush = self._next_flush, None
         self._flushing = flush
         self._unsynced = False
         self._workers.submit(partial(flush.run, self._fd), self._flush_done)
-        return flush
 
     def _flush_done(self) -> None:
         flush, self._flushing = self._flushing, None
         assert flush is not None
         if flush.error is not None:
             self._unsynced = True
-        if self._next_flush is not None:
-            following, self._next_flush = self._next_flush, None
-            self._start_flush(following)
+        self._begin_flush()
         for waiter in flush.waiters:
             waiter.finish()
 
@@ -422,6 +423,7 @@ class PosixStorage:
         self._nowait = self._may_write_inline = False
         self._dispatch_reads()
         self._dispatch_writes()
+        self._begin_flush()
         try:
             await self._workers.drain()
         finally:

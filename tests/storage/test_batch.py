@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from qedasync.errors import StorageError
 from qedasync.events import Event
 from qedasync.storage.base import Write
 from qedasync.storage.batch import Channel, Transfer
+from qedasync.storage.posix import PosixStorage
 from qedasync.storage.transfer import IOV_MAX, read_fully, write_fully
 
 
@@ -116,3 +118,18 @@ async def test_run_writes_range_to_zero_keeps_its_surroundings(fd: int, path: Pa
     Channel.of(fd, direct=False).run_writes([hole])
     assert hole.error is None
     assert path.read_bytes() == b"\x55" * 100 + bytes(10_000) + b"\x55" * 9_900
+
+
+async def test_transfer_at_an_impossible_offset_is_an_error_and_nobody_hangs(
+    tmp_path: Path,
+) -> None:
+    storage = await PosixStorage.open(tmp_path / "file", writable=True, create=True)
+    try:
+        with pytest.raises(StorageError) as read:
+            await storage.read_into([bytearray(1)], 1 << 64)
+        with pytest.raises(StorageError) as written:
+            await storage.write([bytes(1 << 20)], 1 << 64)
+        assert read.value.errno == written.value.errno == errno.EINVAL
+        await storage.write([b"x"], 0)
+    finally:
+        await storage.close()
