@@ -49,11 +49,11 @@ def main() -> None:
 def _print_ratio(result: Result) -> None:
     ratios = result.ratios
     verdict = "holds" if result.ratio >= result.case.bar else "MISSED"
-    ours, theirs = max(result.ours), max(result.theirs)
+    ours, theirs, bare = max(result.ours), max(result.theirs), max(result.bare)
     print(
         f"{result.case.name:16} {result.ratio:6.2f}x  ({min(ratios):.2f} to {max(ratios):.2f};"
         f" bar {result.case.bar:g}x {verdict})  best rounds: {ours / 1e3:.1f} K/s, qemu-img"
-        f" {theirs / 1e3:.1f} K/s ({result.modes[-1]})",
+        f" {theirs / 1e3:.1f} K/s ({result.modes[-1]}), bare calls {bare / 1e3:.1f} K/s",
         flush=True,
     )
 

@@ -30,12 +30,14 @@ class Result:
     Attributes:
         ours, theirs: requests per second, a round each; QEMU's are those of its best mode.
         modes: QEMU's mode that was best, a round each.
+        bare: the same stream as system calls in a loop, requests per second, a round each.
     """
 
     case: Case
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
     modes: list[str] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
 
     @property
     def ratios(self) -> list[float]:
@@ -45,6 +47,13 @@ class Result:
     def ratio(self) -> float:
         """The median of the rounds' ratios."""
         return statistics.median(self.ratios)
+
+    @property
+    def share(self) -> float:
+        """Our rate over that of the bare system calls, the median of the rounds."""
+        return statistics.median(
+            ours / bare for ours, bare in zip(self.ours, self.bare, strict=True)
+        )
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -56,13 +65,15 @@ class Result:
             "ours_per_second": self.ours,
             "qemu_per_second": self.theirs,
             "qemu_modes": self.modes,
+            "bare_per_second": self.bare,
+            "share_of_bare": self.share,
             "workload": self.case.work.as_dict(),
             "command": f"python -m benchmarks {self.case.name}",
             "qemu_command": " ".join(self.case.work.qemu_command("IMAGE", self.modes[-1])),
         }
 
 
-def warm_up(directory: Path, size: int = 2 << 30) -> None:
+def warm_up(directory: Path, size: int = 6 << 30) -> None:
     """Let the host touch its memory once: the first use of a page is slow in a virtual machine."""
     path = directory / "warm-up"
     chunk = bytes(1 << 20)
@@ -79,7 +90,9 @@ def run_case(case: Case, rounds: int, directory: Path, loop: str = "uvloop") -> 
         for round_number in range(rounds + 1):
             theirs, mode = _best_of_qemu(case, standing, directory)
             ours = _ours(case, standing, directory, loop)
+            bare = _bare(case, directory)
             if round_number:
+                result.bare.append(bare)
                 result.ours.append(ours)
                 result.theirs.append(theirs)
                 result.modes.append(mode)
@@ -104,6 +117,22 @@ def _ours(case: Case, standing: Path, directory: Path, loop: str) -> float:
         wish = json.dumps(case.work.as_dict())
         command = [sys.executable, "-m", "benchmarks.ours", str(image), wish, loop]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return case.work.count / float(json.loads(done.stdout)["seconds"])
+
+
+def _bare(case: Case, directory: Path) -> float:
+    """On a raw file with the same ranges filled."""
+    path = directory / f"{case.name}.raw"
+    if case.fresh or not path.exists():
+        path.unlink(missing_ok=True)
+        with path.open("wb") as file:
+            for offset, length in case.allocated:
+                file.seek(offset)
+                for _ in range(length >> 20):
+                    file.write(bytes(1 << 20))
+    wish = json.dumps(case.work.as_dict())
+    command = [sys.executable, "-m", "benchmarks.bare", str(path), wish]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return case.work.count / float(json.loads(done.stdout)["seconds"])
 
 
