@@ -23,8 +23,14 @@ from qedasync.engine.tasks import TaskOwner
 from qedasync.errors import CorruptTable
 from qedasync.events import Event
 from qedasync.format.cluster import ClusterKind, Lookup, NeedSlice, lookup
-from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, SLICE_ENTRIES, Geometry
-from qedasync.format.table import SECTOR_ENTRIES, pack_entries, slice_is_sound, unpack_entries
+from qedasync.format.geometry import SLICE_BYTES, SLICE_ENTRIES, Geometry
+from qedasync.format.table import (
+    SECTOR_ENTRIES,
+    from_disk_order,
+    pack_entries,
+    slice_is_sound,
+    unpack_entries,
+)
 from qedasync.storage.base import Storage
 
 __all__ = ["SliceUpdates", "Tables", "load_l1", "LOOKUPS_PER_TURN"]
@@ -48,10 +54,12 @@ async def load_l1(storage: Storage, geometry: Geometry, image_size: int) -> arra
     count = min(-(-used // SECTOR_ENTRIES) * SECTOR_ENTRIES, geometry.table_entries)
     if not count:
         return array("Q")
-    data = bytearray(count * ENTRY_BYTES)
+    entries = array("Q", [0]) * count
+    data = memoryview(entries).cast("B")  # in place: it may be of 16 MiB
     if not storage.try_read_into([data], geometry.l1_table_offset, Event.L1_LOAD):
         await storage.read_into([data], geometry.l1_table_offset, Event.L1_LOAD)
-    return unpack_entries(data)
+    from_disk_order(entries)
+    return entries
 
 
 class _Load:

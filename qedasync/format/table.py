@@ -15,6 +15,7 @@ from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, Geometry
 
 __all__ = [
     "unpack_entries",
+    "from_disk_order",
     "pack_entries",
     "sector_span",
     "zero_slice",
@@ -30,9 +31,14 @@ def unpack_entries(data: bytes | bytearray | memoryview) -> array[int]:
     """The entries in ``data``, whose length is a multiple of 8. The array is a copy."""
     entries = array("Q")
     entries.frombytes(data)
+    from_disk_order(entries)
+    return entries
+
+
+def from_disk_order(entries: array[int]) -> None:
+    """Make the entries of an array right whose memory has been filled from disk."""
     if sys.byteorder == "big":
         entries.byteswap()
-    return entries
 
 
 def pack_entries(entries: array[int], first: int = 0, n: int | None = None) -> bytes:
