@@ -113,16 +113,15 @@ class Plan:
 
     def l1_writes(self, *, old_content: bool = False) -> list[Write]:
         """The L1 entries of the new tables as writes of 512-byte groups."""
-        entries = self._tables.l1
-        if not old_content:
-            entries = array("Q", entries)
-            for index, offset in self.new_tables.items():
-                entries[index] = offset
-        spans = sorted({sector_span(index, 1) for index in self.new_tables})
-        return [
-            self._table_write(entries, span, self._geometry.l1_table_offset, Event.L1_UPDATE)
-            for span in spans
-        ]
+        writes = []
+        for first, n in sorted({sector_span(index, 1) for index in self.new_tables}):
+            entries = self._tables.l1[first : first + n]  # all of L1 may be 16 MiB
+            if not old_content:
+                for index in self.new_tables.keys() & range(first, first + n):
+                    entries[index - first] = self.new_tables[index]
+            offset = self._geometry.l1_table_offset + first * ENTRY_BYTES
+            writes.append(self._table_write(entries, (0, n), offset, Event.L1_UPDATE))
+        return writes
 
     # ---------------------------------------------------------------- entries
 
