@@ -23,7 +23,7 @@ from qedasync.format.geometry import SLICE_BYTES
 
 __all__ = ["L2Cache"]
 
-_SLICE_COST = SLICE_BYTES + 160  # the array and dictionary around the entries
+_SLICE_COST = SLICE_BYTES + 512  # the array, which keeps room to grow, and the dictionary around it
 _SUSPECT_LIMIT = 16
 
 

@@ -6,7 +6,7 @@ from array import array
 
 from qedasync.engine.l2_cache import L2Cache
 
-COST = 4096 + 160
+COST = 4096 + 512
 
 
 def entries(value: int = 0) -> array[int]:
