@@ -125,11 +125,11 @@ def _bare(case: Case, directory: Path) -> float:
     path = directory / f"{case.name}.raw"
     if case.fresh or not path.exists():
         path.unlink(missing_ok=True)
-        with path.open("wb") as file:
+        with path.open("wb", buffering=0) as file:
             for offset, length in case.allocated:
                 file.seek(offset)
-                for _ in range(length >> 20):
-                    file.write(bytes(1 << 20))
+                for _ in range(length // qemu.FILL_BYTES):
+                    file.write(bytes(qemu.FILL_BYTES))
     wish = json.dumps(case.work.as_dict())
     command = [sys.executable, "-m", "benchmarks.bare", str(path), wish]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -51,7 +51,7 @@ from qedasync.storage.base import ReadBuffers, Storage, WriteBuffers
 
 __all__ = ["Engine", "EngineOptions"]
 
-_INLINE_REQUESTS = 320  # small ones that may finish in one turn of the loop, of all tasks together
+_INLINE_REQUESTS = 192  # small ones that finish inline in one turn of the loop, of all tasks
 _SMALL = 32 << 10  # a longer one counts as several
 _INDEX_MASK = SLICE_ENTRIES - 1
 
@@ -389,6 +389,7 @@ class Engine:
                     self._inline += 1
                     self._inline_writes += 1
                     self._inline_write_bytes += length
+                    self._limit -= 1  # it takes about twice as long as a read
                     if length > _SMALL:
                         self._limit -= length // _SMALL
                     return True
