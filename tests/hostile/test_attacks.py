@@ -263,7 +263,7 @@ def test_l1_of_16_mib_that_names_one_place_costs_its_size(entry: int) -> None:
 @pytest.mark.parametrize("entry", [17 * MIB, MIB])
 def test_check_of_l1_that_names_one_place_in_2_mib_takes_little_memory(entry: int) -> None:
     async def use() -> None:
-        async with opened(Meter(MemoryStorage(with_big_l1(entry))), "r") as disk:
+        async with opened(Meter(MemoryStorage(with_big_l1(entry, BIG // 8))), "r") as disk:
             assert (await disk.check()).corruptions >= BIG // 8 - 1
 
     with cheap():
