@@ -161,8 +161,7 @@ class Image:
             RequestError: the range is not inside the image.
             ReadOnly, ImageFailed: the image takes no writes.
             StorageError, CorruptTable, BackingError: a part could not be written; each cluster
-            holds
-                its old or its new content.
+                holds its old or its new content.
 
         Cancellation: a write that has started runs to its end first. ``data`` must not change
         before the call has ended.

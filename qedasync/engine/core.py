@@ -110,8 +110,7 @@ class Engine:
 
     Attributes:
         storage, geometry, header_file, tables, allocator, queue, need_check: the parts; they are
-        for
-            the modules just above (check, backing), not for users.
+            for the modules just above (check, backing), not for users.
         image_size: guest bytes.
         backing: what unallocated areas come from, or None.
         backing_name: the backing file's name as the image records it, or None.
@@ -284,11 +283,13 @@ class Engine:
                 inside = pos & cluster_mask
                 if entries is not None and inside + length <= cluster_size:
                     entry = entries[(pos >> cluster_bits) & index_mask]
-                    data = bytearray(length)
                     if entry > 1:
+                        data = bytearray(length)
                         if not try_read_into((data,), entry + inside):
                             return None
-                    elif entry == 0 and self.backing is not None:
+                    elif entry == 1 or self.backing is None:
+                        data = bytearray(length)
+                    else:
                         return None
                     self._inline += 1
                     if length > small:

@@ -18,7 +18,7 @@ from qedasync.engine.source import Source
 from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables, load_l1
 from qedasync.events import Event
 from qedasync.format.cluster import ClusterKind
-from qedasync.storage.base import ZERO_CHUNK, Storage
+from qedasync.storage.base import Storage, zero_views
 
 __all__ = ["Grower"]
 
@@ -83,7 +83,5 @@ class Grower:
         if not geometry.offset_into_cluster(pos):
             await self._queue.write(pos, length, None)
             return length
-        zeroes = memoryview(ZERO_CHUNK)
-        views = [zeroes[: min(length - i, len(zeroes))] for i in range(0, length, len(zeroes))]
-        await self._queue.write(pos, length, views)
+        await self._queue.write(pos, length, [*zero_views(length)])
         return length

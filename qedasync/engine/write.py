@@ -16,7 +16,7 @@ from qedasync.engine.source import Source
 from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables
 from qedasync.events import Event
 from qedasync.format.cluster import ClusterKind, Lookup, NeedSlice
-from qedasync.storage.base import ZERO_CHUNK, Storage, WriteBuffers
+from qedasync.storage.base import Storage, WriteBuffers, zero_views
 
 __all__ = ["Writer"]
 
@@ -130,6 +130,4 @@ class Writer:
         if covered or self.backing is None or start >= self.backing.size:
             await self._queue.write(pos, length, None)
             return
-        zeroes = memoryview(ZERO_CHUNK)
-        views = [zeroes[: min(length - i, len(zeroes))] for i in range(0, length, len(zeroes))]
-        await self._queue.write(pos, length, views)
+        await self._queue.write(pos, length, [*zero_views(length)])

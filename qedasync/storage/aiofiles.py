@@ -25,7 +25,7 @@ import aiofiles.os
 
 from qedasync.errors import storage_error
 from qedasync.events import Event
-from qedasync.storage.base import ZERO_CHUNK, ReadBuffers, StorageBase, Write, WriteBuffers
+from qedasync.storage.base import ReadBuffers, StorageBase, Write, WriteBuffers, zero_views
 from qedasync.storage.locks import LockRole, acquire_locks
 
 if TYPE_CHECKING:
@@ -253,10 +253,7 @@ class AiofilesStorage(StorageBase):
     async def _zero(self, offset: int, length: int) -> None:
         """Write zeroes where there is a file, and let it grow for the rest."""
         inside = max(0, min(length, self._size - offset))
-        pieces = (
-            memoryview(ZERO_CHUNK)[: inside - done] for done in range(0, inside, len(ZERO_CHUNK))
-        )
-        await self._put(pieces, offset, inside)
+        await self._put(zero_views(inside), offset, inside)
         if length:
             await self._grow(offset + length)
 

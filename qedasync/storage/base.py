@@ -19,13 +19,21 @@ The contract, held by one test suite over every backend:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from qedasync.events import Event
 
-__all__ = ["Storage", "StorageBase", "Write", "ReadBuffers", "WriteBuffers", "ZERO_CHUNK"]
+__all__ = [
+    "Storage",
+    "StorageBase",
+    "Write",
+    "ReadBuffers",
+    "WriteBuffers",
+    "ZERO_CHUNK",
+    "zero_views",
+]
 
 WriteBuffers: TypeAlias = Sequence[bytes | bytearray | memoryview]
 """What a write takes: buffers laid end to end; memoryviews must be C-contiguous bytes ("B")."""
@@ -35,6 +43,13 @@ ReadBuffers: TypeAlias = Sequence[bytearray | memoryview]
 
 ZERO_CHUNK = bytes(1 << 20)
 """A MiB of zeroes to write from."""
+
+
+def zero_views(length: int) -> Iterator[memoryview]:
+    """``length`` bytes of zeroes as buffers to write; all of them share :data:`ZERO_CHUNK`."""
+    zeroes = memoryview(ZERO_CHUNK)
+    for done in range(0, length, len(zeroes)):
+        yield zeroes[: length - done]
 
 
 @dataclass(slots=True, frozen=True)
@@ -176,11 +191,9 @@ class StorageBase(ABC):
     async def write_zeroes(
         self, offset: int, length: int, event: Event = Event.PWRITEV_ZERO
     ) -> None:
-        end = offset + length
-        while offset < end:
-            step = min(len(ZERO_CHUNK), end - offset)
-            await self.write([memoryview(ZERO_CHUNK)[:step]], offset, event)
-            offset += step
+        for piece in zero_views(length):
+            await self.write([piece], offset, event)
+            offset += len(piece)
 
     async def next_data(self, offset: int) -> int:
         return offset

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from qedasync.storage.base import ZERO_CHUNK, Write
+from qedasync.storage.base import Write, zero_views
 from qedasync.storage.host import punch_hole
 from qedasync.storage.transfer import (
     ALIGNMENT,
@@ -151,9 +151,9 @@ class Channel:
     def _zero(self, offset: int, length: int) -> None:
         if punch_hole(self.fd, offset, length):
             return
-        zeroes = memoryview(ZERO_CHUNK)
-        for start in range(0, length, len(zeroes)):
-            self.write(self.fd, [zeroes[: length - start]], offset + start)
+        for piece in zero_views(length):
+            self.write(self.fd, [piece], offset)
+            offset += len(piece)
 
 
 _W = TypeVar("_W", Transfer, Write)

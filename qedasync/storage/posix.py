@@ -23,7 +23,7 @@ from typing import Self
 
 from qedasync.errors import StorageError, storage_error
 from qedasync.events import Event
-from qedasync.storage.base import ZERO_CHUNK, ReadBuffers, Write, WriteBuffers
+from qedasync.storage.base import ReadBuffers, Write, WriteBuffers, zero_views
 from qedasync.storage.batch import Channel, Transfer
 from qedasync.storage.host import NOWAIT, OpenedFile, datasync, open_file, preadv, seek_data
 from qedasync.storage.locks import LockRole
@@ -159,14 +159,7 @@ class PosixStorage:
         if not self._read_scheduled:
             self._read_scheduled = True
             self._loop.call_soon(self._dispatch_reads)
-        try:
-            await read.waiter
-        except asyncio.CancelledError:
-            if not self._withdraw(self._reads, read):
-                await read.outlast()
-            raise
-        if read.error is not None:
-            raise self._failed(read)
+        await self._settle(read, reads=True)
 
     def _dispatch_reads(self) -> None:
         """Spread what waits over the idle threads."""
@@ -281,14 +274,7 @@ class PosixStorage:
         if not self._write_scheduled:
             self._write_scheduled = True
             self._loop.call_soon(self._dispatch_writes)
-        try:
-            await write.waiter
-        except asyncio.CancelledError:
-            if not self._withdraw(self._writes, write):
-                await write.outlast()
-            raise
-        if write.error is not None:
-            raise self._failed(write)
+        await self._settle(write, reads=False)
 
     def _dispatch_writes(self) -> None:
         """Send what waits to a thread: one batch at a time, several if the file is direct."""
@@ -343,10 +329,9 @@ class PosixStorage:
         if inside - offset >= _PUNCH_FROM:
             await self._submit(Transfer(self._loop, (), offset, inside - offset, zeroes=True))
             offset = inside
-        while offset < end:
-            step = min(len(ZERO_CHUNK), end - offset)
-            await self.write([memoryview(ZERO_CHUNK)[:step]], offset, event)
-            offset += step
+        for piece in zero_views(end - offset):
+            await self.write([piece], offset, event)
+            offset += len(piece)
 
     # --------------------------------------------------------- the whole file
 
@@ -432,6 +417,18 @@ class PosixStorage:
             os.close(fd)
 
     # ---------------------------------------------------------------- helpers
+
+    async def _settle(self, transfer: Transfer, *, reads: bool) -> None:
+        """Wait until a queued transfer has ended, or take it back if we are cancelled in time."""
+        try:
+            await transfer.waiter
+        except asyncio.CancelledError:
+            # The queue is looked up now: dispatching replaces the list.
+            if not self._withdraw(self._reads if reads else self._writes, transfer):
+                await transfer.outlast()
+            raise
+        if transfer.error is not None:
+            raise self._failed(transfer)
 
     def _withdraw(self, queue: list[Transfer], transfer: Transfer) -> bool:
         """Take back a transfer that no thread has seen yet."""
