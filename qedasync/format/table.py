@@ -131,7 +131,8 @@ def slice_is_sound(
         value -= zero_clusters
         if value & ((zero_clusters << 64) - zero_clusters):
             return False  # bit 0 is set, but the lane is not 1
-    return _lanes_in_range(value, lanes, _at_least(n_entries, end_of_file))
+    # No offset is below 1, and at 0 an empty lane would count as past the end.
+    return _lanes_in_range(value, lanes, _at_least(n_entries, max(end_of_file, 1)))
 
 
 def _lanes_in_range(value: int, lanes: _Lanes, at_least_end: int) -> bool:

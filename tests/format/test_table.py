@@ -204,6 +204,7 @@ def slices(draw: st.DrawFn) -> tuple[Geometry, int, list[int]]:
 @given(slices())
 @example((L1_FIRST, END, [1, 0, 1, 2**64 - 1]))
 @example((L1_FIRST, END, [3, 1]))
+@example((L1_FIRST, 0, [1]))
 def test_slice_is_as_sound_as_its_entries(case: tuple[Geometry, int, list[int]]) -> None:
     geometry, end, entries = case
     expected = all(n <= 1 or geometry.check_cluster_offset(n, end) for n in entries)
