@@ -2,9 +2,8 @@
 
 A read whose slice is cached and whose bytes are in the page cache finishes in
 :meth:`Engine.try_read` without suspending: no lock, no task, no thread, one system call. Because
-such reads never give the loop a turn, they are counted against a limit. A task that meets it pauses
-for one turn of the loop and is then granted its share of the budget: a turn costs about the same
-however many tasks read.
+such reads never give the loop a turn, they are counted (:mod:`qedasync.engine.budget`), and a task
+that has used the budget up pauses. The same goes for small writes to clusters at hand.
 
 Everything else enters through the gate (:mod:`qedasync.engine.gate`), so that a close or a repair
 can wait until nobody is inside.
@@ -14,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import types
 from array import array
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from qedasync.engine.alloc_queue import AllocatingWrite, AllocQueue
 from qedasync.engine.allocator import Allocator
+from qedasync.engine.budget import SMALL, Budget
 from qedasync.engine.commit import Committer
 from qedasync.engine.extents import Extent, merge
 from qedasync.engine.gate import Gate
@@ -51,8 +50,6 @@ from qedasync.storage.base import ReadBuffers, Storage, WriteBuffers
 
 __all__ = ["Engine", "EngineOptions"]
 
-_INLINE_REQUESTS = 192  # small ones that finish inline in one turn of the loop, of all tasks
-_SMALL = 32 << 10  # a longer one counts as several
 _INDEX_MASK = SLICE_ENTRIES - 1
 
 
@@ -97,12 +94,6 @@ async def read_backing_name(storage: Storage, header: Header) -> str | None:
     data = bytearray(header.backing_filename_size)
     await storage.read_into([data], header.backing_filename_offset, Event.HEADER_LOAD)
     return decode_backing_name(bytes(data)) or None
-
-
-@types.coroutine
-def _next_turn() -> Generator[None, None, None]:
-    """Come back when the loop has been round: ``asyncio.sleep(0)`` without its wrapping."""
-    yield
 
 
 class Engine:
@@ -180,20 +171,11 @@ class Engine:
         self._closing: asyncio.Task[None] | None = None
         self._background_error: QEDError | None = None
         self._set_size(header.image_size)
-        # The hot path's own names: attribute chains cost.
-        self._young = self.cache.young
-        self._try_read_into = storage.try_read_into
-        self._slice_shift = geometry.slice_shift
-        self._cluster_bits = geometry.cluster_bits
-        self._cluster_mask = geometry.cluster_mask
-        self._cluster_size = geometry.cluster_size
-        self._try_write_now = storage.try_write
+        self.budget = Budget(self.loop)
         self._may_write = options.writable and not options.write_through
-        self._inline = 0  # requests that finished inline, ever
-        self._inline_writes = self._inline_write_bytes = 0
+        self._try_read_into = storage.try_read_into
         self.try_read = self._bind_try_read()
-        self._limit = _INLINE_REQUESTS  # how far that may go before the running task must pause
-        self._paused = 0  # tasks that wait for the next turn of the loop
+        self.try_write = self._bind_try_write()
 
     @classmethod
     async def open(cls, storage: Storage, options: EngineOptions, path: str = "") -> Engine:
@@ -250,15 +232,14 @@ class Engine:
     @property
     def inline_reads(self) -> int:
         """Reads that finished without suspending, since the image was opened."""
-        return self._inline - self._inline_writes
+        return self.budget.reads
 
     def current_stats(self) -> Stats:
         """The counters as of now; a copy."""
         return replace(
             self.stats,
             inline_reads=self.inline_reads,
-            writes=self.stats.writes + self._inline_writes,
-            write_bytes=self.stats.write_bytes + self._inline_write_bytes,
+            pauses=self.budget.pauses,
         )
 
     # ------------------------------------------------------------------ reads
@@ -275,10 +256,11 @@ class Engine:
         young, try_read_into, geometry = self.cache.young, self._try_read_into, self.geometry
         slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
         cluster_mask, cluster_size = geometry.cluster_mask, geometry.cluster_size
-        index_mask, small = _INDEX_MASK, _SMALL
+        index_mask, small, budget = _INDEX_MASK, SMALL, self.budget
 
         def try_read(length: int, pos: int) -> bytearray | None:
-            if self._inline < self._limit and 0 <= pos <= self.image_size - length and length > 0:
+            # A negative position has no slice.
+            if budget.reads < budget.limit and pos + length <= self.image_size and length > 0:
                 entries = young.get(pos >> slice_shift)
                 inside = pos & cluster_mask
                 if entries is not None and inside + length <= cluster_size:
@@ -291,9 +273,9 @@ class Engine:
                         data = bytearray(length)
                     else:
                         return None
-                    self._inline += 1
+                    budget.reads += 1
                     if length > small:
-                        self._limit -= length // small
+                        budget.limit -= length // small
                     return data
             return None
 
@@ -301,12 +283,13 @@ class Engine:
 
     def try_read_into(self, buffers: ReadBuffers, pos: int, length: int) -> bool:
         """Like :meth:`try_read`, into ``buffers``; only from mapped clusters."""
-        if self._inline < self._limit and 0 <= pos <= self.image_size - length and length > 0:
+        budget = self.budget
+        if budget.reads < budget.limit and 0 <= pos <= self.image_size - length and length > 0:
             offset = self.tables.find_mapped(pos, length)
             if offset and self._try_read_into(buffers, offset):
-                self._inline += 1
-                if length > _SMALL:
-                    self._limit -= length // _SMALL
+                budget.reads += 1
+                if length > SMALL:
+                    budget.limit -= length // SMALL
                 return True
         return False
 
@@ -315,12 +298,8 @@ class Engine:
 
         Raises and cancellation: as :meth:`read_into`.
         """
-        if self._inline >= self._limit and not self.gate.shut:
-            self._paused += 1  # as in _pause; one coroutine less on the way to the loop
-            try:
-                await _next_turn()
-            finally:
-                self._take_share()
+        if self.budget.used_up:
+            await self.budget.pause()
             data = self.try_read(length, pos)
             if data is not None:
                 return data
@@ -337,64 +316,52 @@ class Engine:
 
         Cancellation: when nothing touches the buffers any more.
         """
-        if self._inline >= self._limit and not self.gate.shut:
-            await self._pause()
+        if self.budget.used_up:
+            await self.budget.pause()
         await self._enter()
         try:
             await self._reader.read_into(buffers, pos, length)
         finally:
             self.gate.leave()
-        self._limit -= 1 + length // _SMALL
+        self.budget.charge(length)
         self.stats.reads += 1
         self.stats.read_bytes += length
 
-    async def _pause(self) -> None:
-        """Give the loop a turn, and take this task's share of the budget for the next."""
-        self._paused += 1
-        try:
-            await _next_turn()
-        finally:
-            self._take_share()
-
-    def _take_share(self) -> None:
-        share = _INLINE_REQUESTS // self._paused or 1
-        self._paused -= 1
-        self.stats.pauses += 1
-        if not self.gate.shut and not self.closed:
-            self._limit = self._inline + share
-
     # ----------------------------------------------------------------- writes
 
-    def try_write(self, data: bytes | bytearray | memoryview, pos: int, length: int) -> bool:
-        """Write ``data``, ``length`` bytes, if it goes to a cluster at hand and need not wait.
+    def _bind_try_write(self) -> Callable[[bytes | bytearray | memoryview, int, int], bool]:
+        """Make :attr:`try_write`. ``try_write(data, pos, length)`` writes ``data``, ``length``
+        bytes, if it goes to a cluster at hand and need not wait, and says whether it did.
 
         Any argument is safe: what is out of range is False too, as is all that takes no writes.
 
         Locks: none. Never suspends.
         """
-        if (
-            self._inline < self._limit
-            and self._may_write
-            and 0 <= pos <= self.image_size - length
-            and length > 0
-        ):
-            entries = self._young.get(pos >> self._slice_shift)
-            if entries is not None:
-                entry = entries[(pos >> self._cluster_bits) & _INDEX_MASK]
-                inside = pos & self._cluster_mask
-                if (
-                    entry > 1
-                    and inside + length <= self._cluster_size
-                    and self._try_write_now((data,), entry + inside)
-                ):
-                    self._inline += 1
-                    self._inline_writes += 1
-                    self._inline_write_bytes += length
-                    self._limit -= 1  # it takes about twice as long as a read
-                    if length > _SMALL:
-                        self._limit -= length // _SMALL
-                    return True
-        return False
+        young, try_write_now, geometry = self.cache.young, self.storage.try_write, self.geometry
+        slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
+        cluster_mask, cluster_size = geometry.cluster_mask, geometry.cluster_size
+        index_mask, small, budget, stats = _INDEX_MASK, SMALL, self.budget, self.stats
+
+        def try_write(data: bytes | bytearray | memoryview, pos: int, length: int) -> bool:
+            if budget.reads < budget.limit and pos + length <= self.image_size and length > 0:
+                entries = young.get(pos >> slice_shift)
+                if entries is not None and self._may_write:
+                    entry = entries[(pos >> cluster_bits) & index_mask]
+                    inside = pos & cluster_mask
+                    if (
+                        entry > 1
+                        and inside + length <= cluster_size
+                        and try_write_now((data,), entry + inside)
+                    ):
+                        budget.limit -= 2  # it takes about twice as long as a read
+                        if length > small:
+                            budget.limit -= length // small
+                        stats.writes += 1
+                        stats.write_bytes += length
+                        return True
+            return False
+
+        return try_write
 
     async def write(self, buffers: WriteBuffers, pos: int, length: int) -> None:
         """Write ``buffers``, ``length`` bytes in all and inside the image, at ``pos``.
@@ -405,8 +372,10 @@ class Engine:
 
         Cancellation: what has begun runs to its end first.
         """
-        if self._inline >= self._limit and not self.gate.shut and not self.closed:
-            await self._pause()
+        if self.budget.used_up:
+            await self.budget.pause()
+            if len(buffers) == 1 and self.try_write(buffers[0], pos, length):
+                return
         await self._enter_to_write()
         try:
             offset = self.tables.find_mapped(pos, length)
@@ -420,7 +389,7 @@ class Engine:
                 await self.sync()
         finally:
             self.gate.leave()
-        self._limit -= 1 + length // _SMALL
+        self.budget.charge(length)
         self.stats.writes += 1
         self.stats.write_bytes += length
 
@@ -598,11 +567,11 @@ class Engine:
                 self._open_gate()
 
     async def _shut_gate(self) -> None:
-        self._limit = -1  # the inline reads too
+        self.budget.shut()
         await self.gate.close()
 
     def _open_gate(self) -> None:
-        self._limit = self._inline
+        self.budget.open()
         self.gate.open()
 
     async def close(self) -> None:
@@ -648,7 +617,7 @@ class Engine:
             async with self._door:
                 await self._shut_gate()
         finally:
-            self._limit = -1
+            self.budget.shut()
             self.closed = True
             self.gate.open()  # who waited outside learns that the image is closed
 

@@ -203,7 +203,10 @@ class PosixStorage:
             return False
         self._unsynced = True
         try:
-            done = os.pwritev(self._fd, buffers, offset)
+            if len(buffers) == 1:  # saves the kernel, and Python, a vector
+                done = os.pwrite(self._fd, buffers[0], offset)
+            else:
+                done = os.pwritev(self._fd, buffers, offset)
         except (OSError, OverflowError):
             return False  # a thread tries again, and says what is wrong
         finally:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from qedasync.engine.core import _INLINE_REQUESTS, Engine, EngineOptions
+from qedasync.engine.budget import INLINE_REQUESTS
+from qedasync.engine.core import Engine, EngineOptions
 from qedasync.errors import (
     HeaderError,
     ImageClosed,
@@ -143,8 +144,8 @@ async def test_try_read_budget_used_up_gives_the_loop_a_turn() -> None:
                 assert await engine.read(1, 0) == b"d"
         running = False
         await ticker
-        assert ticks >= 2000 // _INLINE_REQUESTS
-        assert engine.stats.pauses >= 2000 // _INLINE_REQUESTS
+        assert ticks >= 2000 // INLINE_REQUESTS
+        assert engine.current_stats().pauses >= 2000 // INLINE_REQUESTS
 
 
 async def inline_reads(content: bytes, length: int) -> int:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from qedasync.engine.core import _INLINE_REQUESTS
+from qedasync.engine.budget import INLINE_REQUESTS
 from qedasync.image import Image
 from qedasync.storage.memory import MemoryStorage
 from tests.faults.disks import SIZE, disk_on, filled
@@ -16,7 +16,7 @@ from tests.faults.guest import CLUSTER
 
 TASKS = 64
 
-BOUND = _INLINE_REQUESTS + TASKS
+BOUND = INLINE_REQUESTS + TASKS
 """Reads that may happen between two turns of the loop: the budget, and one for each task."""
 
 
@@ -83,8 +83,8 @@ async def test_inline_readers_flat_out_loop_turns_within_the_budget(
             for i in range(tasks):
                 group.create_task(load.read((cluster + i % 16) * CLUSTER, 512))
             group.create_task(load.tick(30 * BOUND))
-        assert load.largest <= _INLINE_REQUESTS + tasks
-        assert load.ticks >= 30 * BOUND // (_INLINE_REQUESTS + tasks)
+        assert load.largest <= INLINE_REQUESTS + tasks
+        assert load.ticks >= 30 * BOUND // (INLINE_REQUESTS + tasks)
 
 
 async def test_inline_readers_many_use_the_budget_and_not_much_less() -> None:
@@ -94,7 +94,7 @@ async def test_inline_readers_many_use_the_budget_and_not_much_less() -> None:
             for i in range(TASKS):
                 group.create_task(load.read(i % 16 * CLUSTER, 512))
             group.create_task(load.tick(30 * BOUND))
-        assert load.total / load.ticks >= _INLINE_REQUESTS / 3
+        assert load.total / load.ticks >= INLINE_REQUESTS / 3
 
 
 async def test_inline_readers_flat_out_share_evenly() -> None:
@@ -103,7 +103,7 @@ async def test_inline_readers_flat_out_share_evenly() -> None:
             for i in range(TASKS):
                 group.create_task(load.read(i % 16 * CLUSTER, 512))
             group.create_task(load.tick(40 * BOUND))
-        assert max(load.reads) <= 1.25 * min(load.reads) + _INLINE_REQUESTS
+        assert max(load.reads) <= 1.25 * min(load.reads) + INLINE_REQUESTS
 
 
 async def test_long_reads_count_for_more_than_short_ones() -> None:
@@ -112,7 +112,7 @@ async def test_long_reads_count_for_more_than_short_ones() -> None:
             for _ in range(4):
                 group.create_task(load.read(0, 64 * CLUSTER))
             group.create_task(load.tick(400))
-        assert load.largest <= _INLINE_REQUESTS // 8 + 4
+        assert load.largest <= INLINE_REQUESTS // 8 + 4
 
 
 async def test_greedy_reader_does_not_starve_a_modest_one() -> None:
@@ -163,5 +163,5 @@ async def test_budget_of_one_image_is_not_the_other_s() -> None:
                     group.create_task(load.read(i * CLUSTER, 512))
             group.create_task(one.tick(20 * BOUND))
             group.create_task(other.tick(20 * BOUND))
-        assert one.largest <= _INLINE_REQUESTS + 8
-        assert other.largest <= _INLINE_REQUESTS + 8
+        assert one.largest <= INLINE_REQUESTS + 8
+        assert other.largest <= INLINE_REQUESTS + 8
