@@ -24,22 +24,24 @@ def run(path: str, work: Workload) -> float:
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         os.ftruncate(fd, max(work.size, os.fstat(fd).st_size))
+        positions = work.positions()
         begin = time.perf_counter()
         if work.write:
-            _write(fd, work)
+            _write(fd, work, positions)
         else:
-            for i in range(work.count):
-                os.preadv(fd, (bytearray(work.block),), (work.start + i * work.step) % work.size)
+            block = work.block
+            for pos in positions:
+                os.preadv(fd, (bytearray(block),), pos)
         return time.perf_counter() - begin
     finally:
         os.close(fd)
 
 
-def _write(fd: int, work: Workload) -> None:
+def _write(fd: int, work: Workload, positions: list[int]) -> None:
     data = bytes(work.block)
     sync = work.cache == "writethrough"
-    for i in range(work.count):
-        os.pwrite(fd, data, (work.start + i * work.step) % work.size)
+    for i, pos in enumerate(positions):
+        os.pwrite(fd, data, pos)
         if sync and i % work.depth == work.depth - 1:
             os.fdatasync(fd)
 

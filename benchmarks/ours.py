@@ -11,7 +11,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import uvloop
@@ -26,26 +26,24 @@ async def run(image: str, work: Workload) -> float:
     """Seconds for the whole stream, ``work.depth`` tasks at once."""
     mode = "r+" if work.write else "r"
     async with qedasync.open(image, mode, cache=work.cache) as disk:  # type: ignore[arg-type]
-        numbers = iter(range(work.count))
+        positions = iter(work.positions())
         worker = _write if work.write else _read
         begin = time.perf_counter()
         async with asyncio.TaskGroup() as tasks:
             for _ in range(work.depth):
-                tasks.create_task(worker(disk, work, numbers))
+                tasks.create_task(worker(disk, work.block, positions))
         return time.perf_counter() - begin
 
 
-async def _read(disk: qedasync.Image, work: Workload, numbers: Any) -> None:
-    block, step, size, start = work.block, work.step, work.size, work.start
-    for i in numbers:
-        await disk.pread(block, (start + i * step) % size)
+async def _read(disk: qedasync.Image, block: int, positions: Iterator[int]) -> None:
+    for pos in positions:
+        await disk.pread(block, pos)
 
 
-async def _write(disk: qedasync.Image, work: Workload, numbers: Any) -> None:
-    block, step, size, start = work.block, work.step, work.size, work.start
+async def _write(disk: qedasync.Image, block: int, positions: Iterator[int]) -> None:
     data = bytes(block)
-    for i in numbers:
-        await disk.pwrite(data, (start + i * step) % size)
+    for pos in positions:
+        await disk.pwrite(data, pos)
 
 
 def run_on(loop: str, job: Coroutine[Any, Any, float]) -> float:

@@ -37,6 +37,10 @@ class Workload:
     depth: int = 64
     cache: str = "writeback"
 
+    def positions(self) -> list[int]:
+        """Where each request goes; made before the clock starts."""
+        return [(self.start + i * self.step) % self.size for i in range(self.count)]
+
     def as_dict(self) -> dict[str, int | str | bool]:
         return asdict(self)
 

@@ -14,7 +14,7 @@ from collections import deque
 
 __all__ = ["INLINE_REQUESTS", "SMALL", "WOKEN", "Budget"]
 
-INLINE_REQUESTS = 192
+INLINE_REQUESTS = 256
 """Small requests that may finish inline in one turn of the loop, of all tasks together."""
 
 SMALL = 32 << 10

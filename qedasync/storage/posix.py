@@ -195,22 +195,23 @@ class PosixStorage:
             or self._writes
         ):
             return False
-        length = total_length(buffers)
-        if length > _INLINE_WRITE_BYTES:
-            return False
+        alone = len(buffers) == 1
+        length = len(buffers[0]) if alone else total_length(buffers)
         begin = self._clock()
-        if begin < self._slow_until:
+        if length > _INLINE_WRITE_BYTES or begin < self._slow_until:
             return False
         self._unsynced = True
         try:
-            if len(buffers) == 1:  # saves the kernel, and Python, a vector
+            if alone:  # without a vector it is cheaper, for the kernel too
                 done = os.pwrite(self._fd, buffers[0], offset)
             else:
                 done = os.pwritev(self._fd, buffers, offset)
         except (OSError, OverflowError):
+            self._note_time(begin, self._clock())
             return False  # a thread tries again, and says what is wrong
-        finally:
-            self._note_time(begin)
+        end = self._clock()
+        if end - begin > _SLOW_WRITE:
+            self._note_time(begin, end)
         if done != length:
             return False
         if offset + length > self._size and length:
@@ -237,13 +238,12 @@ class PosixStorage:
         except (OSError, OverflowError):
             return False
         finally:
-            self._note_time(begin)
+            self._note_time(begin, self._clock())
         end = max((write.offset + write.length for write in writes), default=0)
         self._size = max(self._size, end, grow_to)
         return True
 
-    def _note_time(self, begin: float) -> None:
-        end = self._clock()
+    def _note_time(self, begin: float, end: float) -> None:
         if end - begin > _SLOW_WRITE:
             self._slow_until = end + min(_SLOW_REST * (end - begin), _LONGEST_REST)
 
