@@ -172,10 +172,12 @@ class Engine:
         self._background_error: QEDError | None = None
         self._set_size(header.image_size)
         self.budget = Budget(self.loop)
-        self._may_write = options.writable and not options.write_through
+        self._may_write = options.writable
         self._try_read_into = storage.try_read_into
         self.try_read = self._bind_try_read()
-        self.try_write = self._bind_try_write()
+        self._write_inline = self._bind_write_inline()
+        # What would return before it is durable is not offered to who cannot wait for that.
+        self.try_write = self._write_nothing if options.write_through else self._write_inline
 
     @classmethod
     async def open(cls, storage: Storage, options: EngineOptions, path: str = "") -> Engine:
@@ -316,8 +318,6 @@ class Engine:
 
         Cancellation: when nothing touches the buffers any more.
         """
-        if self.budget.used_up:
-            await self.budget.pause()
         await self._enter()
         try:
             await self._reader.read_into(buffers, pos, length)
@@ -329,7 +329,10 @@ class Engine:
 
     # ----------------------------------------------------------------- writes
 
-    def _bind_try_write(self) -> Callable[[bytes | bytearray | memoryview, int, int], bool]:
+    def _write_nothing(self, data: bytes | bytearray | memoryview, pos: int, length: int) -> bool:
+        return False
+
+    def _bind_write_inline(self) -> Callable[[bytes | bytearray | memoryview, int, int], bool]:
         """Make :attr:`try_write`. ``try_write(data, pos, length)`` writes ``data``, ``length``
         bytes, if it goes to a cluster at hand and need not wait, and says whether it did.
 
@@ -342,7 +345,7 @@ class Engine:
         cluster_mask, cluster_size = geometry.cluster_mask, geometry.cluster_size
         index_mask, small, budget, stats = _INDEX_MASK, SMALL, self.budget, self.stats
 
-        def try_write(data: bytes | bytearray | memoryview, pos: int, length: int) -> bool:
+        def write_inline(data: bytes | bytearray | memoryview, pos: int, length: int) -> bool:
             if budget.reads < budget.limit and pos + length <= self.image_size and length > 0:
                 entries = young.get(pos >> slice_shift)
                 if entries is not None and self._may_write:
@@ -361,7 +364,7 @@ class Engine:
                         return True
             return False
 
-        return try_write
+        return write_inline
 
     async def write(self, buffers: WriteBuffers, pos: int, length: int) -> None:
         """Write ``buffers``, ``length`` bytes in all and inside the image, at ``pos``.
@@ -372,10 +375,14 @@ class Engine:
 
         Cancellation: what has begun runs to its end first.
         """
+        again = self.options.write_through
         if self.budget.used_up:
             await self.budget.pause()
-            if len(buffers) == 1 and self.try_write(buffers[0], pos, length):
-                return
+            again = True
+        if again and len(buffers) == 1 and self._write_inline(buffers[0], pos, length):
+            if self.options.write_through:
+                await self._sync_inside()
+            return
         await self._enter_to_write()
         try:
             offset = self.tables.find_mapped(pos, length)
@@ -393,6 +400,14 @@ class Engine:
         self.stats.writes += 1
         self.stats.write_bytes += length
 
+    async def _sync_inside(self) -> None:
+        """Flush after what was written inline just now: then the gate is open."""
+        self.gate.inside += 1
+        try:
+            await self.sync()
+        finally:
+            self.gate.leave()
+
     async def write_zeroes(self, pos: int, length: int) -> None:
         """Make ``[pos, pos + length)`` read as zeroes; errors and cancellation as :meth:`write`."""
         await self._enter_to_write()
@@ -402,6 +417,7 @@ class Engine:
                 await self.sync()
         finally:
             self.gate.leave()
+        self.budget.charge(0)
         self.stats.zero_writes += 1
 
     async def discard(self, pos: int, length: int) -> None:
@@ -411,6 +427,7 @@ class Engine:
             await self._writer.discard(pos, length)
         finally:
             self.gate.leave()
+        self.budget.charge(0)
         self.stats.zero_writes += 1
 
     async def flush(self) -> None:
@@ -428,6 +445,7 @@ class Engine:
                 self._raise_background_error()
         finally:
             self.gate.leave()
+        self.budget.charge(0)
         self.stats.flushes += 1
 
     async def sync(self) -> None:
@@ -495,6 +513,7 @@ class Engine:
             return await self._mapper.block_status(pos, length)
         finally:
             self.gate.leave()
+            self.budget.charge(0)
 
     async def first_runs(self, pos: int, length: int) -> list[Extent]:
         """The first of them, not merged; see :meth:`.status.Mapper.first_runs`."""
@@ -503,6 +522,7 @@ class Engine:
             return await self._mapper.first_runs(pos, length)
         finally:
             self.gate.leave()
+            self.budget.charge(0)
 
     async def extents(self) -> AsyncIterator[Extent]:
         """The runs of the whole image, joined where they go on; gives the loop turns."""
@@ -529,7 +549,12 @@ class Engine:
     # ------------------------------------------------------------ life cycle
 
     async def _enter(self) -> None:
-        """Pass the gate; every caller leaves it again."""
+        """Pass the gate; every caller leaves it again, and charges the budget for what it did.
+
+        What comes here may end without suspending too, a flush with nothing to flush, say.
+        """
+        if self.budget.used_up:
+            await self.budget.pause()
         if self.gate.shut:
             await self.gate.opened()
         if self.closed:

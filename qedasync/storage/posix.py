@@ -185,15 +185,10 @@ class PosixStorage:
         """A small write to the page cache of a local file system costs less than a thread hop.
 
         It may block all the same, where the host is short of memory. So after a slow one the
-        threads do the writing for a while, and whenever they have the file (its lock would make us
-        wait) or a flush is on its way.
+        threads do the writing for a while, and whenever they have the file: its lock would make us
+        wait. A flush holds no lock while it waits for the disk.
         """
-        if (
-            self._writing
-            or not self._may_write_inline
-            or self._flushing is not None
-            or self._writes
-        ):
+        if self._writing or not self._may_write_inline or self._writes:
             return False
         alone = len(buffers) == 1
         length = len(buffers[0]) if alone else total_length(buffers)
@@ -225,7 +220,6 @@ class PosixStorage:
             or sum([write.length for write in writes]) > _INLINE_GROUP_BYTES
             or self._writing
             or not self._may_write_inline
-            or self._flushing is not None
             or self._writes
         ):
             return False

@@ -115,6 +115,28 @@ async def test_long_reads_count_for_more_than_short_ones() -> None:
         assert load.largest <= INLINE_REQUESTS // 8 + 4
 
 
+@pytest.mark.parametrize("what", ["flush", "block_status"])
+async def test_requests_with_nothing_to_wait_for_give_the_loop_turns(what: str) -> None:
+    async with traffic() as load:
+        disk = load.disk
+        await disk.flush()
+        turns = 0
+        running = True
+
+        async def tick() -> None:
+            nonlocal turns
+            while running:
+                turns += 1
+                await asyncio.sleep(0)
+
+        ticker = asyncio.create_task(tick())
+        for _ in range(5 * INLINE_REQUESTS):
+            await (disk.flush() if what == "flush" else disk.block_status(0, CLUSTER))
+        running = False
+        await ticker
+        assert turns >= 5
+
+
 async def test_greedy_reader_does_not_starve_a_modest_one() -> None:
     async with traffic() as load:
         greedy = asyncio.create_task(load.read(0, 512))
