@@ -28,13 +28,18 @@ if TYPE_CHECKING:
     from qedasync.backing import BackingRequest
     from qedasync.check import CheckResult
     from qedasync.create import create
+    from qedasync.disk import Disk, DiskStorage
     from qedasync.engine.extents import Extent, ExtentKind
     from qedasync.engine.stats import Stats
+    from qedasync.events import Event
     from qedasync.format.header import Features
     from qedasync.image import Image
     from qedasync.image import open_image as open
-    from qedasync.storage.base import Storage, StorageBase
+    from qedasync.raw import RawImage, open_raw
+    from qedasync.storage.base import Storage, StorageBase, Write
+    from qedasync.storage.locks import LockRole
     from qedasync.storage.memory import MemoryStorage
+    from qedasync.storage.opener import open_storage
     from qedasync.units import parse_size
 
 __version__ = "0.1.0.dev0"
@@ -43,6 +48,9 @@ __all__ = [
     "open",
     "create",
     "Image",
+    "open_raw",
+    "RawImage",
+    "Disk",
     "CheckResult",
     "Extent",
     "ExtentKind",
@@ -51,7 +59,12 @@ __all__ = [
     "BackingRequest",
     "Storage",
     "StorageBase",
+    "Write",
     "MemoryStorage",
+    "DiskStorage",
+    "open_storage",
+    "LockRole",
+    "Event",
     "parse_size",
     "errors",
     *(name for name in errors.__all__ if name != "storage_error"),
@@ -61,6 +74,14 @@ _HOMES = {
     "open": "image.open_image",
     "create": "create.create",
     "Image": "image.Image",
+    "open_raw": "raw.open_raw",
+    "RawImage": "raw.RawImage",
+    "Disk": "disk.Disk",
+    "DiskStorage": "disk.DiskStorage",
+    "Write": "storage.base.Write",
+    "open_storage": "storage.opener.open_storage",
+    "LockRole": "storage.locks.LockRole",
+    "Event": "events.Event",
     "CheckResult": "check.CheckResult",
     "Extent": "engine.extents.Extent",
     "ExtentKind": "engine.extents.ExtentKind",

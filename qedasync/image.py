@@ -16,9 +16,11 @@ from typing import Any, Literal, Self, TypeAlias
 
 from qedasync.backing import BackingPolicy, check_policy, open_backing
 from qedasync.check import CheckResult, check_image
+from qedasync.disk import Buffer, Disk, DiskSource
 from qedasync.engine.core import Engine, EngineOptions
 from qedasync.engine.extents import Extent
 from qedasync.engine.need_check import Clock
+from qedasync.engine.source import Source
 from qedasync.engine.stats import Stats
 from qedasync.errors import FormatError, ImageClosed, QEDError, RequestError, StorageError
 from qedasync.format.header import MAX_IMAGE_SIZE, SECTOR_BYTES, Features
@@ -27,9 +29,8 @@ from qedasync.storage.locks import LockRole
 from qedasync.storage.opener import open_storage
 from qedasync.units import parse_size
 
-__all__ = ["Image", "open_image"]
+__all__ = ["Image", "open_image", "Cache", "as_buffer", "as_target", "check_choice"]
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
 Cache: TypeAlias = Literal["writeback", "writethrough", "none", "unsafe"]
 
 _CACHES = ("writeback", "writethrough", "none", "unsafe")
@@ -142,7 +143,7 @@ class Image:
 
         Raises and cancellation: as :meth:`readinto`.
         """
-        views = [_writable(buffer) for buffer in buffers]
+        views = [as_target(buffer) for buffer in buffers]
         length = sum(map(len, views))
         if not self._engine.try_read_into(views, offset, length):
             self._check_range(offset, length)
@@ -167,7 +168,7 @@ class Image:
         before the call has ended.
         """
         if type(data) is not bytes:
-            data = _contiguous(data)
+            data = as_buffer(data)
         length = len(data)
         if not self._try_write(data, offset, length):
             self._check_range(offset, length)
@@ -180,7 +181,7 @@ class Image:
 
         Raises and cancellation: as :meth:`pwrite`.
         """
-        views = [_contiguous(buffer) for buffer in buffers]
+        views = [as_buffer(buffer) for buffer in buffers]
         length = sum(map(len, views))
         self._check_range(offset, length)
         if length:
@@ -336,7 +337,7 @@ class Image:
             )
 
 
-def _contiguous(data: Buffer) -> Buffer:
+def as_buffer(data: Buffer) -> Buffer:
     """Something of plain bytes, without a copy where possible."""
     if type(data) is bytes or type(data) is bytearray:
         return data
@@ -344,7 +345,7 @@ def _contiguous(data: Buffer) -> Buffer:
     return _as_bytes(view) if view.c_contiguous else bytes(view)
 
 
-def _writable(buffer: bytearray | memoryview) -> bytearray | memoryview:
+def as_target(buffer: bytearray | memoryview) -> bytearray | memoryview:
     if type(buffer) is bytearray:
         return buffer
     view = memoryview(buffer)
@@ -370,7 +371,7 @@ class _Wish:
     storage: str | Storage
     lock: bool
     check: str
-    backing: BackingPolicy
+    backing: BackingPolicy | Disk
     need_check_timeout: float
     clock: Clock | None
 
@@ -408,7 +409,7 @@ def open_image(
     storage: str | Storage = "auto",
     lock: bool = True,
     check: Literal["auto", "never"] = "auto",
-    backing: BackingPolicy = "auto",
+    backing: BackingPolicy | Disk = "auto",
     need_check_timeout: float = 5.0,
     clock: Clock | None = None,
 ) -> _Opening:
@@ -433,7 +434,8 @@ def open_image(
             (mode ``"r+"`` only); ``"never"`` leaves it, and its NEED_CHECK bit, as it is.
         backing: which backing files may be opened: ``"auto"`` (in the image's own directory),
             ``"any"``, False (none: unallocated areas read as zeroes), True (as ``"auto"``), or a
-            callable that is asked; see :mod:`qedasync.backing`.
+            callable that is asked; see :mod:`qedasync.backing`. An open disk takes the place of
+            whatever the image names, and belongs to the image from here on.
         need_check_timeout: seconds without an allocating write after which the image is marked
         clean;
             0 for only at close.
@@ -446,10 +448,11 @@ def open_image(
         BackingError: the backing file is missing, broken or not allowed.
         RequestError: an argument is wrong. Raised by the call itself, before anything is opened.
     """
-    _check_choice("mode", mode, _MODES)
-    _check_choice("cache", cache, _CACHES)
-    _check_choice("check", check, _CHECKS)
-    check_policy(backing)
+    check_choice("mode", mode, _MODES)
+    check_choice("cache", cache, _CACHES)
+    check_choice("check", check, _CHECKS)
+    if not isinstance(backing, Disk):
+        check_policy(backing)
     return _Opening(
         _Wish(
             path=os.fsdecode(path),
@@ -466,7 +469,7 @@ def open_image(
     )
 
 
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise RequestError(
             f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}"
@@ -474,7 +477,12 @@ def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 async def _open(wish: _Wish) -> Image:
-    storage = await _open_storage(wish)
+    try:
+        storage = await _open_storage(wish)
+    except BaseException:
+        if isinstance(wish.backing, Disk):
+            await wish.backing.close()
+        raise
     options = EngineOptions(
         writable=wish.writable,
         write_through=wish.cache == "writethrough",
@@ -487,6 +495,8 @@ async def _open(wish: _Wish) -> Image:
         engine = await Engine.load(storage, options, wish.path)
     except BaseException:
         await storage.close()
+        if isinstance(wish.backing, Disk):
+            await wish.backing.close()
         raise
     try:
         await _make_ready(engine, wish)
@@ -520,7 +530,16 @@ async def _make_ready(engine: Engine, wish: _Wish) -> None:
     dirty = engine.header.need_check and wish.writable
     if dirty:
         engine.need_check.may_clear = False
-    backing = await open_backing(
+    engine.attach(await _open_backing(engine, wish))
+    await engine.clear_autoclear()
+    if dirty and wish.check == "auto":
+        await _repair(engine, wish)
+
+
+async def _open_backing(engine: Engine, wish: _Wish) -> Source | None:
+    if isinstance(wish.backing, Disk):
+        return DiskSource(wish.backing)
+    return await open_backing(
         engine,
         wish.path,
         wish.backing,
@@ -529,10 +548,6 @@ async def _make_ready(engine: Engine, wish: _Wish) -> None:
         lock=wish.lock,
         direct=wish.cache == "none",
     )
-    engine.attach(backing)
-    await engine.clear_autoclear()
-    if dirty and wish.check == "auto":
-        await _repair(engine, wish)
 
 
 async def _repair(engine: Engine, wish: _Wish) -> None:

@@ -1,0 +1,343 @@
+"""RawImage: a raw file with the methods of an image, so that jobs need not know which they have."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Generator, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from qedasync.disk import Buffer
+from qedasync.engine.budget import Budget
+from qedasync.engine.extents import Extent, ExtentKind, merge
+from qedasync.engine.gate import Gate
+from qedasync.engine.sources import RawSource
+from qedasync.errors import ImageClosed, ReadOnly, RequestError, StateError
+from qedasync.format.header import SECTOR_BYTES
+from qedasync.image import Cache, as_buffer, as_target, check_choice
+from qedasync.storage.base import Storage
+from qedasync.storage.locks import LockRole
+from qedasync.storage.opener import open_storage
+
+__all__ = ["RawImage", "open_raw"]
+
+
+class RawImage:
+    """An open raw file; made by :func:`open_raw`, an async context manager.
+
+    A disk of whole sectors: of a file that ends inside a sector, the rest of it reads as zeroes.
+    Promises, errors and cancellation are those of :class:`qedasync.Image`.
+    """
+
+    def __init__(self, storage: Storage, path: str, wish: _Wish) -> None:
+        self._storage = storage
+        self._path = path
+        self._writable = wish.mode == "r+"
+        self._write_through = wish.cache == "writethrough"
+        self._flushes = wish.cache != "unsafe"
+        self._source = RawSource(storage, path)
+        self._loop = asyncio.get_running_loop()
+        self._budget = Budget(self._loop)
+        self._gate = Gate()
+        self._size = _sectors(storage.size)
+        self._closing: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------ facts
+
+    @property
+    def path(self) -> str:
+        """The file as it was named at open."""
+        return self._path
+
+    @property
+    def size(self) -> int:
+        """The file's bytes, rounded up to 512."""
+        return self._size
+
+    @property
+    def readonly(self) -> bool:
+        """Whether the file was opened with mode ``"r"``."""
+        return not self._writable
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` has been called."""
+        return self._closing is not None
+
+    def __repr__(self) -> str:
+        return f"<qedasync.RawImage {self._path!r} {self.size} bytes>"
+
+    # ------------------------------------------------------------------ reads
+
+    async def pread(self, length: int, offset: int) -> bytearray:
+        """Exactly ``length`` bytes from ``offset`` on."""
+        self._check_range(offset, length)
+        data = bytearray(length)
+        await self._read([data], offset, length)
+        return data
+
+    async def readinto(self, buffer: bytearray | memoryview, offset: int) -> int:
+        """Fill ``buffer`` from ``offset`` on; answers its length in bytes."""
+        return await self.preadv((buffer,), offset)
+
+    async def preadv(self, buffers: Iterable[bytearray | memoryview], offset: int) -> int:
+        """Fill ``buffers``, one after the other; answers how many bytes."""
+        views = [as_target(buffer) for buffer in buffers]
+        length = sum(map(len, views))
+        self._check_range(offset, length)
+        await self._read(views, offset, length)
+        return length
+
+    async def _read(
+        self, buffers: list[bytearray | memoryview] | list[bytearray], offset: int, length: int
+    ) -> None:
+        if not length:
+            return
+        await self._enter()
+        try:
+            if not self._storage.try_read_into(buffers, offset):
+                await self._storage.read_into(buffers, offset)
+        finally:
+            self._leave(length)
+
+    # ----------------------------------------------------------------- writes
+
+    async def pwrite(self, data: Buffer, offset: int) -> int:
+        """Write all of ``data`` at ``offset``; answers its length in bytes."""
+        return await self.pwritev((data,), offset)
+
+    async def pwritev(self, buffers: Iterable[Buffer], offset: int) -> int:
+        """Write ``buffers``, one after the other; answers how many bytes."""
+        views = [as_buffer(buffer) for buffer in buffers]
+        length = sum(map(len, views))
+        self._check_range(offset, length)
+        if not length:
+            return 0
+        await self._enter(write=True)
+        try:
+            await self._storage.write(views, offset)
+            await self._after_write()
+        finally:
+            self._leave(length)
+        return length
+
+    async def write_zeroes(self, length: int, offset: int) -> None:
+        """Make the bytes read as zeroes; the host may take their blocks back."""
+        self._check_range(offset, length)
+        if not length:
+            return
+        await self._enter(write=True)
+        try:
+            await self._storage.write_zeroes(offset, length)
+            await self._after_write()
+        finally:
+            self._leave(0)
+
+    async def discard(self, length: int, offset: int) -> None:
+        """The bytes are not needed: they read as zeroes from then on."""
+        await self.write_zeroes(length, offset)
+
+    async def _after_write(self) -> None:
+        if self._write_through:
+            await self._storage.flush()
+
+    async def flush(self) -> None:
+        """Make every write that returned before this call survive a power loss."""
+        await self._enter()
+        try:
+            if self._writable and self._flushes:
+                await self._storage.flush()
+        finally:
+            self._leave(0)
+
+    async def truncate(self, size: int) -> None:
+        """Set the size, a multiple of 512; a larger file reads as zeroes there."""
+        if size < 0 or size % SECTOR_BYTES:
+            raise RequestError(
+                f"Cannot set the size to {size} bytes: it must be a multiple of {SECTOR_BYTES}",
+                length=size,
+                size=self.size,
+            )
+        await self._enter(write=True)
+        try:
+            await self._storage.truncate(size)
+            self._size = size
+        finally:
+            self._leave(0)
+
+    # -------------------------------------------------------------- the whole
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """Data and holes of ``[offset, offset + length)``, in order, without gaps."""
+        self._check_range(offset, length)
+        found: list[Extent] = []
+        await self._enter()
+        try:
+            while length:
+                runs = await self._some_runs(offset, length)
+                found += runs
+                length -= runs[-1].end - offset
+                offset = runs[-1].end
+        finally:
+            self._leave(0)
+        return list(merge(found))
+
+    async def extents(self) -> AsyncIterator[Extent]:
+        """The runs of the whole file, looked up as one goes."""
+        pos = 0
+        while pos < self.size:
+            await self._enter()
+            try:
+                runs = await self._some_runs(pos, self.size - pos)
+            finally:
+                self._leave(0)
+            for run in runs:
+                yield run
+            pos = runs[-1].end
+
+    async def _some_runs(self, offset: int, length: int) -> list[Extent]:
+        """At least one run; the tail that the file lacks counts as a hole."""
+        inside = min(length, self._storage.size - offset)
+        if inside > 0:
+            return await self._source.block_status(offset, inside)
+        return [Extent(offset, length, ExtentKind.DATA, zero=True, offset=offset, path=self._path)]
+
+    # ------------------------------------------------------------- life cycle
+
+    async def close(self) -> None:
+        """Wait for requests in flight, flush, release the file. Idempotent.
+
+        Cancellation: runs to the end.
+        """
+        if self._closing is None:
+            self._budget.shut()
+            self._closing = asyncio.create_task(self._close(), name="qedasync: close")
+        cancelled = False
+        while not self._closing.done():
+            try:
+                await asyncio.wait([self._closing])
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError
+        self._closing.result()
+
+    async def _close(self) -> None:
+        try:
+            await self._gate.close()
+            self._gate.open()
+            if self._writable and self._flushes:
+                await self._storage.flush()
+        finally:
+            await self._storage.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self.close()
+
+    # ---------------------------------------------------------------- helpers
+
+    async def _enter(self, *, write: bool = False) -> None:
+        if write and not self._writable:
+            raise ReadOnly('The file was opened read-only; open it with mode "r+"')
+        if self._budget.used_up:
+            await self._budget.pause()
+        if self.closed:
+            raise ImageClosed("The image is closed")
+        if asyncio.get_running_loop() is not self._loop:
+            raise StateError("The image belongs to another event loop: open one on each")
+        self._gate.inside += 1
+
+    def _leave(self, length: int) -> None:
+        self._gate.leave()
+        self._budget.charge(length)
+
+    def _check_range(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self._size:
+            raise RequestError(
+                f"{length} bytes at offset {offset} are not inside the image of {self._size} bytes",
+                offset=offset,
+                length=length,
+                size=self._size,
+            )
+
+
+def _sectors(size: int) -> int:
+    return -(-size // SECTOR_BYTES) * SECTOR_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """The arguments of :func:`open_raw`."""
+
+    path: str
+    mode: Literal["r", "r+"]
+    cache: Cache
+    storage: str | Storage
+    lock: bool
+    create: bool
+
+
+class _Opening:
+    """What :func:`open_raw` gives: to be awaited, or entered with ``async with``."""
+
+    def __init__(self, wish: _Wish) -> None:
+        self._wish = wish
+        self._image: RawImage | None = None
+
+    def __await__(self) -> Generator[Any, None, RawImage]:
+        return _open(self._wish).__await__()
+
+    async def __aenter__(self) -> RawImage:
+        self._image = await _open(self._wish)
+        return self._image
+
+    async def __aexit__(self, *details: object) -> None:
+        assert self._image is not None
+        await self._image.close()
+
+
+def open_raw(
+    path: str | os.PathLike[str],
+    mode: Literal["r", "r+"] = "r",
+    *,
+    cache: Cache = "writeback",
+    storage: str | Storage = "auto",
+    lock: bool = True,
+    create: bool = False,
+) -> _Opening:
+    """Open a raw file: ``await`` it, or use it in ``async with``.
+
+    Args:
+        path: the file; with a storage object, a name for messages.
+        mode, cache, storage, lock: as for :func:`qedasync.open`.
+        create: make the file if it is not there (mode ``"r+"``).
+
+    Raises:
+        StorageError: the file cannot be opened.
+        RequestError: an argument is wrong. Raised by the call itself.
+    """
+    check_choice("mode", mode, ("r", "r+"))
+    check_choice("cache", cache, ("writeback", "writethrough", "none", "unsafe"))
+    if create and mode != "r+":
+        raise RequestError('create needs mode "r+"', errno=errno.EINVAL)
+    return _Opening(_Wish(os.fsdecode(path), mode, cache, storage, lock, create))
+
+
+async def _open(wish: _Wish) -> RawImage:
+    if not isinstance(wish.storage, str):
+        return RawImage(wish.storage, wish.path, wish)
+    role = LockRole.RAW_READ_WRITE if wish.mode == "r+" else LockRole.READ_ONLY
+    storage = await open_storage(
+        wish.path,
+        wish.storage,
+        writable=wish.mode == "r+",
+        direct=wish.cache == "none",
+        create=wish.create,
+        lock=role if wish.lock else None,
+    )
+    return RawImage(storage, wish.path, wish)
