@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["Settled", "until_done"]
 
 
-async def until_done(task: asyncio.Task[Any]) -> None:
+async def until_done(task: asyncio.Future[Any]) -> None:
     """Wait until ``task`` has ended, however it does; the caller looks at its result.
 
     Cancellation: runs to the end, is raised then.

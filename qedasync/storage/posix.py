@@ -29,7 +29,7 @@ from qedasync.storage.host import NOWAIT, OpenedFile, datasync, open_file, pread
 from qedasync.storage.locks import LockRole
 from qedasync.storage.transfer import total_length
 from qedasync.storage.workers import Job, Workers
-from qedasync.waiting import Settled
+from qedasync.waiting import Settled, until_done
 
 __all__ = ["PosixStorage"]
 
@@ -83,6 +83,8 @@ class PosixStorage:
         self._reading = self._writing = 0  # batches on threads
         self._read_scheduled = self._write_scheduled = False
         self._closed = False
+        self._released: asyncio.Future[None] | None = None  # what a second close waits for
+        self._truncations = 0  # that have succeeded
         self._exclusive = False  # an unaligned direct write runs alone
         self._unsynced = False
         self._flushing: _Flush | None = None
@@ -304,16 +306,20 @@ class PosixStorage:
     def _start_writes(self, batch: list[Transfer]) -> None:
         self._writing += 1
         self._workers.submit(
-            partial(self._channel.run_writes, batch), partial(self._writes_done, batch)
+            partial(self._channel.run_writes, batch),
+            partial(self._writes_done, batch, self._truncations),
         )
 
-    def _writes_done(self, batch: list[Transfer]) -> None:
+    def _writes_done(self, batch: list[Transfer], truncations: int) -> None:
         self._writing -= 1
         self._exclusive = False
         self._unsynced = True
         for write in batch:
             if write.error is None and write.end > self._size:
                 self._size = write.end
+        if truncations != self._truncations:  # one beside the batch: only the host knows
+            self._size = os.fstat(self._fd).st_size
+        for write in batch:
             write.finish()
         if self._writes:
             self._dispatch_writes()
@@ -384,6 +390,7 @@ class PosixStorage:
         self._unsynced = True
         if cut.error is None:
             self._size = size
+            self._truncations += 1
         cut.finish()
         if self._writes:
             self._dispatch_writes()
@@ -399,8 +406,10 @@ class PosixStorage:
 
         Cancellation: runs to the end.
         """
-        if self._closed:
+        if self._released is not None:
+            await until_done(self._released)
             return
+        self._released = self._loop.create_future()
         self._closed = True
         self._nowait = self._may_write_inline = False
         self._dispatch_reads()
@@ -412,6 +421,7 @@ class PosixStorage:
             fd, self._fd = self._fd, -1
             self._workers.close()
             os.close(fd)
+            self._released.set_result(None)
 
     # ---------------------------------------------------------------- helpers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import itertools
 import sys
@@ -18,9 +19,10 @@ from qedasync.storage.base import Storage
 from qedasync.storage.faults import FaultStorage
 from qedasync.storage.memory import MemoryStorage
 from qedasync.storage.recorder import RecorderStorage
+from qedasync.storage.workers import Workers
 
 PORTABLE = ("memory", "memory-async", "aiofiles")
-LINUX = ("posix", "posix-direct") if sys.platform == "linux" else ()
+LINUX = ("posix", "posix-threads", "posix-direct") if sys.platform == "linux" else ()
 PLAIN = PORTABLE + LINUX
 BACKENDS = (
     *PLAIN,
@@ -59,12 +61,24 @@ class Backend:
             return await AiofilesStorage.open(path, writable=True)
         from qedasync.storage.posix import PosixStorage  # there is none on other platforms
 
+        if name == "posix-threads":
+            return threaded(path)
         try:
             return await PosixStorage.open(path, writable=True, direct=name == "posix-direct")
         except StorageError as error:
             if error.errno != errno.EINVAL:
                 raise
             pytest.skip("the file system of the temporary directory has no O_DIRECT")
+
+
+def threaded(path: Path) -> Storage:
+    """A posix storage that takes its file for a distant one: no write is made inline."""
+    from qedasync.storage.host import open_file
+    from qedasync.storage.posix import PosixStorage
+
+    loop = asyncio.get_running_loop()
+    file = open_file(str(path), True, False, False, None)._replace(local=False)
+    return PosixStorage(file, str(path), loop, Workers(loop, 8, "qedasync-io"), direct=False)
 
 
 async def content(storage: Storage) -> bytes:

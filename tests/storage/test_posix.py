@@ -329,6 +329,36 @@ async def test_writes_while_a_truncate_is_in_flight_come_after_it(path: Path) ->
         assert b.storage.try_write([b"y"], 1)
 
 
+async def test_truncate_beside_a_batch_leaves_the_size_that_the_file_has(path: Path) -> None:
+    async with bench(path) as b:
+        gate = b.workers.hold()
+        large = b.start(b.storage.write([LARGE], 0))
+        await turns()
+        b.workers.let_pass()
+        await b.storage.truncate(1)
+        assert b.storage.size == 1
+        gate.set()
+        await large
+        assert b.storage.size == path.stat().st_size
+
+
+async def test_second_close_returns_when_the_first_has_released_the_file(path: Path) -> None:
+    async with bench(path) as b:
+        gate = b.workers.hold()
+        large = b.start(b.storage.write([LARGE], 0))
+        await turns()
+        first = b.start(b.storage.close())
+        second = b.start(b.storage.close())
+        await turns()
+        assert not first.done()
+        assert not second.done()
+        gate.set()
+        await second
+        assert first.done()
+        assert b.storage.fileno() == -1
+        await large
+
+
 @pytest.mark.parametrize("local", [True, False])
 async def test_mixed_writes_are_all_there_and_no_growth_cuts(path: Path, local: bool) -> None:
     region = 200 * KIB
