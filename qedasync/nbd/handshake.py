@@ -133,11 +133,12 @@ class ServerHandshake:
         fresh._flags = self._flags
         return fresh
 
-    def receive(self, data: bytes) -> None:
-        """Take what the client sent; then look at :attr:`outcome` and :meth:`take_output`."""
+    def receive(self, data: bytes) -> Outcome | None:
+        """Take what the client sent; then send :meth:`take_output`. Answers :attr:`outcome`."""
         self._input += data
         while self.outcome is None and self._step():
             pass
+        return self.outcome
 
     # ---------------------------------------------------------------- parsing
 

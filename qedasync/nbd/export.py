@@ -1,0 +1,262 @@
+"""An export: a disk under a name, and what each command does to it.
+
+Requests are validated here, in one place, and errors get their wire numbers here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qedasync import Disk, Extent, ExtentKind, QEDError
+from qedasync.nbd.handshake import BASE_ALLOCATION, ExportFacts
+from qedasync.nbd.requests import Replies, Request
+from qedasync.nbd.wire import (
+    Command,
+    CommandFlag,
+    Error,
+    StatusFlag,
+    TransmissionFlag,
+    to_wire,
+)
+
+__all__ = ["MAX_REQUEST", "Export", "Refusal"]
+
+MAX_REQUEST = 32 << 20
+"""Bytes of a read or a write."""
+
+_SPARSE_FROM = 128 << 10  # a shorter read is not searched for holes
+_MAX_RUNS = 1024  # told by one block status
+_STATUS_STEP = 256 << 20  # bytes looked at before counting runs again
+_HOLE_MAX = 0xFFFF_F000  # bytes of one run, where 32 bits tell its length
+
+_FLAGS: dict[int, int] = {
+    Command.READ: CommandFlag.DF,
+    Command.WRITE: CommandFlag.FUA,
+    Command.DISC: 0,
+    Command.FLUSH: 0,
+    Command.TRIM: CommandFlag.FUA,
+    Command.CACHE: 0,
+    Command.WRITE_ZEROES: CommandFlag.FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO,
+    Command.BLOCK_STATUS: CommandFlag.REQ_ONE,
+}
+_WRITES = {Command.WRITE, Command.TRIM, Command.WRITE_ZEROES}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is not carried out.
+
+    Attributes:
+        error: the wire's number.
+        message: for clients that take a text.
+    """
+
+    error: Error
+    message: str
+
+
+class Export:
+    """A disk as clients see it.
+
+    Args:
+        name: what clients ask for.
+        disk: the disk; not owned.
+        description: a text for clients that list exports.
+        readonly: refuse writes even if the disk takes them.
+    """
+
+    def __init__(
+        self, name: str, disk: Disk, *, description: str = "", readonly: bool = False
+    ) -> None:
+        self.name = name
+        self.disk = disk
+        self.description = description
+        self.readonly = readonly or disk.readonly
+
+    @property
+    def facts(self) -> ExportFacts:
+        """What a client may learn, as of now."""
+        flags = (
+            TransmissionFlag.HAS_FLAGS
+            | TransmissionFlag.SEND_FLUSH
+            | TransmissionFlag.SEND_FUA
+            | TransmissionFlag.SEND_DF
+            | TransmissionFlag.SEND_CACHE
+            # One disk object is behind all connections, so a flush on one covers all.
+            | TransmissionFlag.CAN_MULTI_CONN
+        )
+        if self.readonly:
+            flags |= TransmissionFlag.READ_ONLY
+        else:
+            flags |= (
+                TransmissionFlag.SEND_TRIM
+                | TransmissionFlag.SEND_WRITE_ZEROES
+                | TransmissionFlag.SEND_FAST_ZERO
+            )
+        return ExportFacts(self.disk.size, flags, self.description, (1, 4096, MAX_REQUEST))
+
+    # -------------------------------------------------------------- validation
+
+    def refusal(
+        self, request: Request, replies: Replies, contexts: dict[str, int]
+    ) -> Refusal | None:
+        """Why the request cannot be carried out, or None."""
+        if request.command not in _FLAGS:
+            return Refusal(Error.EINVAL, f"unknown command {request.command}")
+        if request.flags & ~_FLAGS[request.command]:
+            return Refusal(Error.EINVAL, f"flags {request.flags:#x} do not belong to the command")
+        if request.command in _WRITES and self.readonly:
+            return Refusal(Error.EPERM, "the export is read-only")
+        return self._bad_range(request, replies, contexts)
+
+    def _bad_range(
+        self, request: Request, replies: Replies, contexts: dict[str, int]
+    ) -> Refusal | None:
+        command, size = request.command, self.disk.size
+        if command == Command.FLUSH:
+            if request.offset or request.length:
+                return Refusal(Error.EINVAL, "a flush has no range")
+            return None
+        if command in (Command.READ, Command.WRITE, Command.CACHE) and request.length > MAX_REQUEST:
+            return Refusal(Error.EOVERFLOW, f"more than {MAX_REQUEST} bytes at once")
+        if request.offset + request.length > size:
+            number = Error.ENOSPC if command in _WRITES else Error.EINVAL
+            return Refusal(number, f"past the end of the export, at {size} bytes")
+        if command == Command.BLOCK_STATUS:
+            if not contexts:
+                return Refusal(Error.EINVAL, "no metadata context was chosen")
+            if not request.length:
+                return Refusal(Error.EINVAL, "a block status needs a length")
+        if command == Command.READ and request.flags and not replies.structured:
+            return Refusal(Error.EINVAL, "DF needs structured replies")
+        return None
+
+    # --------------------------------------------------------------- commands
+
+    async def answer(
+        self, request: Request, replies: Replies, contexts: dict[str, int]
+    ) -> Sequence[bytes | bytearray]:
+        """Carry a request out; the bytes of the reply. Raises nothing but cancellation."""
+        refused = self.refusal(request, replies, contexts)
+        if refused is not None:
+            return replies.error(request, refused.error, refused.message)
+        try:
+            return await self._carry_out(request, replies, contexts)
+        except QEDError as error:
+            return replies.error(request, to_wire(getattr(error, "errno", None)), str(error))
+        except MemoryError:
+            return replies.error(request, Error.ENOMEM)
+
+    async def _carry_out(
+        self, request: Request, replies: Replies, contexts: dict[str, int]
+    ) -> Sequence[bytes | bytearray]:
+        command = request.command
+        if command == Command.READ:
+            if replies.structured and request.length >= _SPARSE_FROM and not request.flags:
+                return await self._read_sparse(request, replies)
+            return replies.data(request, await self.disk.pread(request.length, request.offset))
+        if command == Command.BLOCK_STATUS:
+            return await self._block_status(request, replies, contexts)
+        if command == Command.WRITE:
+            await self.disk.pwrite(request.payload, request.offset)
+        elif command == Command.WRITE_ZEROES:
+            await self._write_zeroes(request)
+        elif command == Command.TRIM:
+            await self.disk.discard(request.length, request.offset)
+        elif command == Command.FLUSH:
+            await self.disk.flush()
+        # CACHE: the page cache is the host's affair; there is nothing to do, and no harm in asking.
+        if request.flags & CommandFlag.FUA:
+            await self.disk.flush()
+        return replies.done(request)
+
+    async def _write_zeroes(self, request: Request) -> None:
+        if not request.flags & CommandFlag.NO_HOLE:
+            await self.disk.write_zeroes(request.length, request.offset)
+            return
+        pos, end = request.offset, request.offset + request.length
+        zeroes = bytes(min(1 << 20, request.length))
+        while pos < end:
+            step = min(len(zeroes), end - pos)
+            await self.disk.pwrite(zeroes[:step] if step < len(zeroes) else zeroes, pos)
+            pos += step
+
+    async def _read_sparse(self, request: Request, replies: Replies) -> Sequence[bytes | bytearray]:
+        runs = await self.disk.block_status(request.offset, request.length)
+        if not any(run.zero for run in runs):
+            return replies.data(request, await self.disk.pread(request.length, request.offset))
+        out: list[bytes | bytearray] = []
+        for run in _joined(runs):
+            last = run.end == request.offset + request.length
+            if run.zero:
+                out += replies.hole(request, run.start, run.length, last=last)
+            else:
+                data = await self.disk.pread(run.length, run.start)
+                out += replies.part(request, run.start, data, last=last)
+        return out
+
+    async def _block_status(
+        self, request: Request, replies: Replies, contexts: dict[str, int]
+    ) -> Sequence[bytes | bytearray]:
+        one = bool(request.flags & CommandFlag.REQ_ONE)
+        runs = await self._runs(request.offset, request.length, 1 if one else _MAX_RUNS)
+        limit = request.length if replies.extended else min(request.length, _HOLE_MAX)
+        out: list[bytes | bytearray] = []
+        chosen = list(contexts.items())
+        for name, number in chosen:
+            told = _told(runs, name, limit)
+            last = number == chosen[-1][1]
+            out += replies.status(request, number, told[:1] if one else told, last=last)
+        return out
+
+    async def _runs(self, pos: int, length: int, enough: int) -> list[Extent]:
+        """The runs from ``pos`` on, perhaps not all, but more than ``enough`` if there are."""
+        end = pos + length
+        found: list[Extent] = []
+        while pos < end and len(found) <= enough:
+            found += await self.disk.block_status(pos, min(_STATUS_STEP, end - pos))
+            pos = found[-1].end
+        return found
+
+
+def _joined(runs: Sequence[Extent]) -> list[Extent]:
+    """The runs of zeroes and of data, whatever layer or place they come from."""
+    joined: list[Extent] = []
+    for run in runs:
+        if joined and joined[-1].zero == run.zero:
+            before = joined[-1]
+            joined[-1] = Extent(
+                before.start, before.length + run.length, ExtentKind.DATA, zero=run.zero
+            )
+        else:
+            joined.append(run)
+    return joined
+
+
+def _told(runs: Sequence[Extent], context: str, limit: int) -> list[tuple[int, int]]:
+    """(length, flags) in the words of a context, joined, ``limit`` bytes at most."""
+    told: list[tuple[int, int]] = []
+    meaning = _allocation if context == BASE_ALLOCATION else _depth
+    left = limit
+    for run in runs:
+        length, flags = min(run.length, left), meaning(run)
+        if told and told[-1][1] == flags:
+            told[-1] = (told[-1][0] + length, flags)
+        elif len(told) == _MAX_RUNS:
+            break
+        else:
+            told.append((length, flags))
+        left -= length
+        if not left:
+            break
+    return told
+
+
+def _allocation(run: Extent) -> int:
+    return StatusFlag.HOLE | StatusFlag.ZERO if run.zero else 0
+
+
+def _depth(run: Extent) -> int:
+    """0 where nobody has it, 1 for the disk itself, 2 for its backing file, ..."""
+    return 0 if run.kind is ExtentKind.UNALLOCATED else run.depth + 1
