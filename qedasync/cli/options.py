@@ -6,13 +6,12 @@ Names and options mix freely, short options group (``-pq``), a long one takes ``
 
 from __future__ import annotations
 
-import getopt
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from qedasync import QEDError
 
-__all__ = ["Example", "Option", "Parsed", "ToolError", "Verb", "parse"]
+__all__ = ["Example", "HelpAsked", "Option", "Parsed", "ToolError", "Verb", "parse"]
 
 
 class ToolError(QEDError):
@@ -80,6 +79,21 @@ class Verb:
     examples: tuple[Example, ...] = ()
 
 
+class HelpAsked(Exception):
+    """``--help`` stands among a verb's options.
+
+    Attributes:
+        verb: whose.
+    """
+
+    def __init__(self, verb: Verb) -> None:
+        super().__init__(verb.name)
+        self.verb = verb
+
+
+_HELP = Option("h", "help", "", "show this")
+
+
 @dataclass(slots=True)
 class Parsed:
     """The command line, taken apart.
@@ -109,16 +123,58 @@ def parse(verb: Verb, words: Sequence[str]) -> Parsed:
     """Take ``words`` apart.
 
     Raises:
+        HelpAsked: ``-h`` or ``--help`` is among the options.
         ToolError: an option that the verb does not have, or one without its value.
     """
-    letters = "".join(
-        option.short + (":" if option.value else "") for option in verb.options if option.short
-    )
-    longs = [option.long + ("=" if option.value else "") for option in verb.options if option.long]
-    try:
-        given, names = getopt.gnu_getopt(list(words), letters, longs)
-    except getopt.GetoptError as error:
-        raise ToolError(f"{verb.name}: {error}; try '{verb.name} --help'") from error
-    keys = {f"-{option.short}": option.key for option in verb.options if option.short}
-    keys |= {f"--{option.long}": option.key for option in verb.options if option.long}
-    return Parsed([(keys[name], value) for name, value in given], names)
+    parsed, rest = Parsed(), list(reversed(words))
+    while rest:
+        word = rest.pop()
+        if word == "--":
+            parsed.names += reversed(rest)
+            break
+        if word.startswith("--"):
+            parsed.given.append(_take_long(verb, word, rest))
+        elif word.startswith("-") and word != "-":
+            parsed.given += _take_letters(verb, word, rest)
+        else:
+            parsed.names.append(word)
+    return parsed
+
+
+def _take_long(verb: Verb, word: str, rest: list[str]) -> tuple[str, str]:
+    """One long option; its value may be the next of ``rest``, which is in reverse."""
+    name, equals, value = word[2:].partition("=")
+    matches = [option for option in (*verb.options, _HELP) if option.long.startswith(name)]
+    exact = [option for option in matches if option.long == name]
+    if len(exact or matches) != 1:
+        raise ToolError(f"unrecognized option '{word}'")
+    option = (exact or matches)[0]
+    if equals and not option.value:
+        raise ToolError(f"unrecognized option '{word}'")
+    if option is _HELP:
+        raise HelpAsked(verb)
+    if option.value and not equals:
+        value = _value(word, rest)
+    return option.key, value
+
+
+def _take_letters(verb: Verb, word: str, rest: list[str]) -> list[tuple[str, str]]:
+    """Short options in one word; the first that takes a value takes what follows it."""
+    found: list[tuple[str, str]] = []
+    for at, letter in enumerate(word[1:], 2):
+        option = next((o for o in (*verb.options, _HELP) if o.short == letter), None)
+        if option is None:
+            raise ToolError(f"unrecognized option '{word}'")
+        if option is _HELP:
+            raise HelpAsked(verb)
+        if option.value:
+            found.append((option.key, word[at:] or _value(word, rest)))
+            break
+        found.append((option.key, ""))
+    return found
+
+
+def _value(word: str, rest: list[str]) -> str:
+    if not rest:
+        raise ToolError(f"missing argument for option '{word}'")
+    return rest.pop()
