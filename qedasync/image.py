@@ -131,6 +131,14 @@ class Image:
             data = await self._engine.read(length, offset) if length else bytearray()
         return data
 
+    def try_pread(self, length: int, offset: int) -> bytearray | None:
+        """The bytes, if they can be had at once; None if :meth:`pread` has to be awaited for them.
+
+        For callers that have many requests at hand and would rather not make a coroutine for each.
+        A range outside the image, and a task that ought to give the loop a turn, get None too.
+        """
+        return self._try_read(length, offset)
+
     async def readinto(self, buffer: bytearray | memoryview, offset: int) -> int:
         """Fill ``buffer`` from ``offset`` on; answers its length in bytes.
 
@@ -175,6 +183,12 @@ class Image:
             if length:
                 await self._engine.write((data,), offset, length)
         return length
+
+    def try_pwrite(self, data: bytes | bytearray, offset: int) -> bool:
+        """Write all of ``data``, if that can be done at once; False if :meth:`pwrite` has to be
+        awaited, which then does it. As :meth:`try_pread`.
+        """
+        return self._try_write(data, offset, len(data))
 
     async def pwritev(self, buffers: Iterable[Buffer], offset: int) -> int:
         """Write ``buffers``, one after the other, at ``offset``; answers how many bytes.

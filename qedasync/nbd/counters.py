@@ -17,7 +17,8 @@ class Counters:
     Attributes:
         connections: now; ``accepted`` ever; ``refused`` for being too many; ``failed`` by a fault
             of the client.
-        requests, errors: by the command's name.
+        inline_reads, inline_writes: requests that were done at once.
+        requests, errors: all others, by the command's name.
         bytes_read, bytes_written: payload.
         in_flight: requests now; ``bytes_in_flight`` of theirs.
         latency: requests a bucket of :data:`BUCKETS`, one more for the rest.
@@ -28,6 +29,8 @@ class Counters:
     accepted: int = 0
     refused: int = 0
     failed: int = 0
+    inline_reads: int = 0
+    inline_writes: int = 0
     requests: dict[str, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     bytes_read: int = 0

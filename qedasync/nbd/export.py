@@ -5,7 +5,7 @@ Requests are validated here, in one place, and errors get their wire numbers her
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qedasync import Disk, Extent, ExtentKind, QEDError
@@ -20,12 +20,13 @@ from qedasync.nbd.wire import (
     to_wire,
 )
 
-__all__ = ["MAX_REQUEST", "Export", "Refusal"]
+__all__ = ["MAX_REQUEST", "SPARSE_FROM", "Export", "Refusal"]
 
 MAX_REQUEST = 32 << 20
 """Bytes of a read or a write."""
 
-_SPARSE_FROM = 128 << 10  # a shorter read is not searched for holes
+SPARSE_FROM = 128 << 10
+"""Bytes; a shorter read is not searched for holes."""
 _MAX_RUNS = 1024  # told by one block status
 _STATUS_STEP = 256 << 20  # bytes looked at before counting runs again
 _HOLE_MAX = 0xFFFF_F000  # bytes of one run, where 32 bits tell its length
@@ -73,6 +74,11 @@ class Export:
         self.disk = disk
         self.description = description
         self.readonly = readonly or disk.readonly
+        # What only some disks have: requests that need no coroutine.
+        self.try_pread: Callable[[int, int], bytearray | None] | None
+        self.try_pread = getattr(disk, "try_pread", None)
+        self.try_pwrite: Callable[[bytearray, int], bool] | None
+        self.try_pwrite = None if self.readonly else getattr(disk, "try_pwrite", None)
 
     @property
     def facts(self) -> ExportFacts:
@@ -153,7 +159,7 @@ class Export:
     ) -> Sequence[bytes | bytearray]:
         command = request.command
         if command == Command.READ:
-            if replies.structured and request.length >= _SPARSE_FROM and not request.flags:
+            if replies.structured and request.length >= SPARSE_FROM and not request.flags:
                 return await self._read_sparse(request, replies)
             return replies.data(request, await self.disk.pread(request.length, request.offset))
         if command == Command.BLOCK_STATUS:

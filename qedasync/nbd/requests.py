@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from struct import Struct
 
 from qedasync.errors import QEDError
 from qedasync.nbd.wire import (
@@ -34,6 +35,10 @@ from qedasync.nbd.wire import (
 __all__ = ["ProtocolError", "Replies", "Request", "RequestReader"]
 
 _BUFFER = 64 << 10
+_DATA_CHUNK = Struct(">IHHQIQ")  # a chunk's header and the offset of its data
+# Plain numbers for what every request meets.
+_DONE, _NONE, _OFFSET_DATA = int(ChunkFlag.DONE), int(ChunkType.NONE), int(ChunkType.OFFSET_DATA)
+_WRITE, _PAYLOAD_LEN = int(Command.WRITE), int(CommandFlag.PAYLOAD_LEN)
 
 
 class ProtocolError(QEDError):
@@ -148,9 +153,7 @@ class RequestReader:
         if magic != self._magic:
             raise ProtocolError(f"the client sent {magic:#x} where a request begins")
         self._start += self._header.size
-        carries = command == Command.WRITE or (
-            self._extended and bool(flags & CommandFlag.PAYLOAD_LEN)
-        )
+        carries = command == _WRITE or (self._extended and bool(flags & _PAYLOAD_LEN))
         if not carries or not length:
             return Request(command, flags, cookie, offset, length, bytearray())
         if length > self._max_payload:
@@ -187,7 +190,7 @@ class Replies:
     def done(self, request: Request) -> list[bytes]:
         """It is done, and there is nothing to say."""
         if self.structured:
-            return [self._chunk(request, ChunkType.NONE, 0)]
+            return [self._chunk(request, _NONE, 0)]
         return [SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, Error.NONE, request.cookie)]
 
     def error(self, request: Request, number: Error, message: str = "") -> list[bytes]:
@@ -202,8 +205,16 @@ class Replies:
         """All that a read asked for."""
         if not self.structured:
             return [SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, Error.NONE, request.cookie), data]
-        header = self._chunk(request, ChunkType.OFFSET_DATA, 8 + len(data))
-        return [header + request.offset.to_bytes(8, "big"), data]
+        if self.extended:
+            header = self._chunk(request, _OFFSET_DATA, 8 + len(data))
+            return [header + request.offset.to_bytes(8, "big"), data]
+        length = 8 + len(data)
+        return [
+            _DATA_CHUNK.pack(
+                STRUCTURED_REPLY_MAGIC, 1, _OFFSET_DATA, request.cookie, length, request.offset
+            ),
+            data,
+        ]
 
     def part(
         self, request: Request, offset: int, data: bytes | bytearray, *, last: bool
@@ -230,8 +241,8 @@ class Replies:
             head, kind = context.to_bytes(4, "big"), ChunkType.BLOCK_STATUS
         return [self._chunk(request, kind, len(head) + len(body), last=last), head, body]
 
-    def _chunk(self, request: Request, kind: ChunkType, length: int, *, last: bool = True) -> bytes:
-        flags = ChunkFlag.DONE if last else 0
+    def _chunk(self, request: Request, kind: int, length: int, *, last: bool = True) -> bytes:
+        flags = _DONE if last else 0
         if self.extended:
             return EXTENDED_CHUNK_HEADER.pack(
                 EXTENDED_REPLY_MAGIC, flags, kind, request.cookie, request.offset, length
