@@ -31,15 +31,16 @@ _MAX_RUNS = 1024  # told by one block status
 _STATUS_STEP = 256 << 20  # bytes looked at before counting runs again
 _HOLE_MAX = 0xFFFF_F000  # bytes of one run, where 32 bits tell its length
 
+# Plain numbers: an inverted flag of an enum knows nothing of bits that the enum does not name.
 _FLAGS: dict[int, int] = {
-    Command.READ: CommandFlag.DF,
-    Command.WRITE: CommandFlag.FUA,
+    Command.READ: int(CommandFlag.DF),
+    Command.WRITE: int(CommandFlag.FUA),
     Command.DISC: 0,
     Command.FLUSH: 0,
-    Command.TRIM: CommandFlag.FUA,
+    Command.TRIM: int(CommandFlag.FUA),
     Command.CACHE: 0,
-    Command.WRITE_ZEROES: CommandFlag.FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO,
-    Command.BLOCK_STATUS: CommandFlag.REQ_ONE,
+    Command.WRITE_ZEROES: int(CommandFlag.FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO),
+    Command.BLOCK_STATUS: int(CommandFlag.REQ_ONE),
 }
 _WRITES = {Command.WRITE, Command.TRIM, Command.WRITE_ZEROES}
 

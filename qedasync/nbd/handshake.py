@@ -158,7 +158,7 @@ class ServerHandshake:
             return False
         (flags,) = CLIENT_FLAGS.unpack_from(self._input)
         del self._input[: CLIENT_FLAGS.size]
-        if flags & ~(ClientFlag.FIXED_NEWSTYLE | ClientFlag.NO_ZEROES):
+        if flags & ~int(ClientFlag.FIXED_NEWSTYLE | ClientFlag.NO_ZEROES):
             return self._close(f"unknown client flags {flags:#x}")
         self._flags = ClientFlag(flags)
         return True
