@@ -92,8 +92,10 @@ def help_text(fmt: str, *, with_file: bool) -> str:
     """
     known = (*_known(fmt), *(_FILE if with_file else ()))
     lines = [f"Supported {'' if with_file else fmt + ' '}options:"]
-    for option in sorted(known, key=lambda option: option.name):
-        lines.append(f"  {f'{option.name}=<{_KIND_SHOWN[option.kind]}>':<22} - {option.help}")
+    lines += [
+        f"  {f'{option.name}=<{_KIND_SHOWN[option.kind]}>':<22} - {option.help}"
+        for option in sorted(known, key=lambda option: option.name)
+    ]
     if not with_file:
         lines += [
             "",

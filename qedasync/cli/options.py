@@ -96,26 +96,29 @@ _HELP = Option("h", "help", "", "show this")
 
 @dataclass(slots=True)
 class Parsed:
-    """The command line, taken apart.
+    """The command line, taken apart. An option may be asked for by its letter or its long name.
 
     Attributes:
         given: (option's key, value) in the order given; the value of a flag is "".
         names: the other words.
+        letters: letter -> key, of the options that have both.
     """
 
     given: list[tuple[str, str]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    letters: dict[str, str] = field(default_factory=dict)
 
     def has(self, key: str) -> bool:
         """Whether the option was given."""
-        return any(name == key for name, _ in self.given)
+        return bool(self.all(key))
 
     def last(self, key: str, default: str | None = None) -> str | None:
         """The value given last, or ``default``."""
-        return next((value for name, value in reversed(self.given) if name == key), default)
+        return next(reversed(self.all(key)), default)
 
     def all(self, key: str) -> list[str]:
         """Every value, in order."""
+        key = self.letters.get(key, key)
         return [value for name, value in self.given if name == key]
 
 
@@ -126,7 +129,8 @@ def parse(verb: Verb, words: Sequence[str]) -> Parsed:
         HelpAsked: ``-h`` or ``--help`` is among the options.
         ToolError: an option that the verb does not have, or one without its value.
     """
-    parsed, rest = Parsed(), list(reversed(words))
+    rest = list(reversed(words))
+    parsed = Parsed(letters={option.short: option.key for option in verb.options if option.short})
     while rest:
         word = rest.pop()
         if word == "--":
