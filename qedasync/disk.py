@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from qedasync.engine.extents import Extent
@@ -71,7 +72,12 @@ class Disk(Protocol):
 
     async def __aenter__(self) -> Self: ...
 
-    async def __aexit__(self, *details: object) -> None: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
 
 class DiskStorage(StorageBase):

@@ -44,6 +44,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._handshake: ServerHandshake | None = None
+        self._early: bytearray | None = None  # what came between STARTTLS and TLS
         self._small = memoryview(bytearray(_HANDSHAKE_BUFFER))
         self._reader: RequestReader | None = None
         self._replies = Replies(structured=False, extended=False)
@@ -109,9 +110,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def _go_on_shaking(self, data: bytes) -> None:
         handshake = self._handshake
+        if self._early is not None:  # inside TLS already, and nobody has told us yet
+            self._early += data
+            if len(self._early) > _HANDSHAKE_BUFFER:
+                self._fail("too much at once")
+            return
         if handshake is None or handshake.outcome is not None:
-            if handshake is not None and handshake.outcome is Outcome.STARTTLS:
-                self._fail("plain text after STARTTLS")
             return
         outcome = handshake.receive(data)
         self._send([handshake.take_output()])
@@ -120,6 +124,7 @@ class Connection(asyncio.BufferedProtocol):
         elif outcome is Outcome.STARTTLS:
             assert self._transport is not None
             self._transport.pause_reading()
+            self._early = bytearray()
             self._server.start_task(self._start_tls(handshake), "TLS")
         elif outcome is Outcome.CLOSE:
             self.end()
@@ -146,7 +151,9 @@ class Connection(asyncio.BufferedProtocol):
             self._fail("the client's certificate is not on the list")
             return
         self._handshake = handshake.after_tls()
-        inside.resume_reading()
+        early, self._early = self._early, None
+        if early:
+            self._go_on_shaking(bytes(early))
 
     def _enter(self, handshake: ServerHandshake) -> None:
         """From here on there are requests."""

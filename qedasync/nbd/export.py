@@ -111,7 +111,10 @@ class Export:
         """Why the request cannot be carried out, or None."""
         if request.command not in _FLAGS:
             return Refusal(Error.EINVAL, f"unknown command {request.command}")
-        if request.flags & ~_FLAGS[request.command]:
+        allowed = _FLAGS[request.command]
+        if replies.extended and request.command == Command.WRITE:
+            allowed |= int(CommandFlag.PAYLOAD_LEN)
+        if request.flags & ~allowed:
             return Refusal(Error.EINVAL, f"flags {request.flags:#x} do not belong to the command")
         if request.command in _WRITES and self.readonly:
             return Refusal(Error.EPERM, "the export is read-only")

@@ -41,6 +41,7 @@ from qedasync.nbd.wire import (
     ChunkType,
     ClientFlag,
     Command,
+    CommandFlag,
     GreetingFlag,
     InfoType,
     Option,
@@ -140,6 +141,8 @@ class Link:
             if self._extended
             else (REQUEST, REQUEST_MAGIC)
         )
+        if self._extended and command == Command.WRITE:
+            flags |= int(CommandFlag.PAYLOAD_LEN)
         self._writer.write(header.pack(magic, flags, command, cookie, offset, length))
         if len(payload):
             self._writer.write(payload)
@@ -186,6 +189,7 @@ class Link:
         for pending in waiting.values():
             if not pending.future.done():
                 pending.future.set_exception(LinkLost(reason))
+                pending.future.exception()  # whoever waited may have been cancelled just now
         self._writer.close()
 
     async def _read_reply(self) -> None:

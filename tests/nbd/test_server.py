@@ -1,0 +1,321 @@
+"""Our server and our client, and clients that do not behave."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from random import Random
+
+import pytest
+
+import qedasync
+from qedasync import nbd
+from qedasync.nbd.wire import TransmissionFlag
+from tests.nbd.talk import GREETING, flags, go, meta, option, request
+
+SIZE = 8 << 20
+
+
+@asynccontextmanager
+async def disk(size: int = SIZE, mode: str = "r+") -> AsyncIterator[qedasync.Image]:
+    storage = qedasync.MemoryStorage()
+    await qedasync.create("disk.qed", size, cluster_size=4096, storage=storage)
+    async with qedasync.open("disk.qed", mode, storage=storage) as image:  # type: ignore[arg-type]
+        yield image
+
+
+@asynccontextmanager
+async def served(path: Path, **wish: object) -> AsyncIterator[tuple[nbd.Server, qedasync.Image]]:
+    async with (
+        disk() as image,
+        nbd.serve({"disk": image}, path=path / "s", **wish) as server,  # type: ignore[arg-type]
+    ):
+        yield server, image
+
+
+@asynccontextmanager
+async def raw_client(
+    server: nbd.Server, *sent: bytes
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection that has sent its flags and then these bytes."""
+    reader, writer = await asyncio.open_unix_connection(server.addresses[0])
+    try:
+        assert await reader.readexactly(18) == GREETING
+        writer.write(flags() + b"".join(sent))
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def entered(reader: asyncio.StreamReader) -> None:
+    """Pass over the answers up to the one that GO ends with."""
+    while True:
+        _, number, kind, length = struct.unpack(">QIII", await reader.readexactly(20))
+        await reader.readexactly(length)
+        if (number, kind) == (7, 1):
+            return
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let the loop turn until something holds."""
+    for _ in range(5000):
+        if holds():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it never came to hold")
+
+
+async def test_client_reads_what_it_wrote_concurrently(tmp_path: Path) -> None:
+    random = Random(1)
+    model = bytearray(SIZE)
+    async with served(tmp_path) as (server, image), nbd.connect(server.uri("disk")) as client:
+        for _ in range(20):
+            spots = sorted(random.sample(range(SIZE // 4096 - 40), 16))
+            async with asyncio.TaskGroup() as group:
+                end = 0
+                for spot in spots:
+                    pos = max(end, spot * 4096 + random.randrange(4096))
+                    data = random.randbytes(random.choice([1, 511, 4096, 100_000]))[: SIZE - pos]
+                    model[pos : pos + len(data)] = data
+                    end = pos + len(data)
+                    group.create_task(client.pwrite(data, pos))
+        await client.flush()
+        assert await client.pread(SIZE, 0) == model
+        assert await image.pread(SIZE, 0) == model
+
+
+async def test_zero_trim_and_status_reach_the_disk(tmp_path: Path) -> None:
+    async with served(tmp_path) as (server, image), nbd.connect(server.uri("disk")) as client:
+        await client.pwrite(b"x" * 65536, 0)
+        await client.write_zeroes(8192, 4096)
+        await client.write_zeroes(4096, 20480, keep=True)
+        await client.discard(4096, 32768)
+        runs = [(run.start, run.length, run.zero) for run in await client.block_status(0, SIZE)]
+        assert runs == [(0, 65536, False), (65536, SIZE - 65536, True)], "mapped clusters stay"
+        await client.write_zeroes(4096, 1 << 20)
+        assert (await client.block_status(1 << 20, 4096))[0].zero
+        assert await client.pread(4096, 20480) == bytes(4096)
+        assert client.contexts == ("base:allocation", "qemu:allocation-depth")
+        assert await image.pread(8192, 4096) == bytes(8192)
+
+
+async def test_long_read_of_a_sparse_disk_sends_holes(tmp_path: Path) -> None:
+    async with served(tmp_path) as (server, _), nbd.connect(server.uri("disk")) as client:
+        await client.pwrite(b"x" * 4096, 4096 * 700)
+        data = await client.pread(SIZE, 0)
+        assert data == bytes(4096 * 700) + b"x" * 4096 + bytes(SIZE - 4096 * 701)
+
+
+@pytest.mark.parametrize("extended", [False, True])
+async def test_read_only_export_refuses_writes(tmp_path: Path, extended: bool) -> None:
+    async with disk(mode="r") as image, nbd.serve({"": image}, path=tmp_path / "s") as server:
+        async with nbd.connect(server.uri()) as client:
+            assert client.readonly
+            assert not client.flags & TransmissionFlag.SEND_TRIM
+            with pytest.raises(qedasync.ReadOnly):
+                await client.pwrite(b"x", 0)
+        sent = [option(11 if extended else 8), go(b"")]
+        write = request(1, 0, 1, payload=b"x", extended=extended)
+        async with raw_client(server, *sent, write) as (reader, _):
+            await entered(reader)
+            head = await reader.readexactly(32 if extended else 20)
+            assert struct.unpack_from(">IHH", head)[1:] == (1, 0x8001)
+            assert struct.unpack(">I", await reader.readexactly(4)) == (1,), "EPERM"
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (request(0, SIZE, 1), 22),
+        (request(0, SIZE - 1, 2), 22),
+        (request(0, 1 << 63, 1), 22),
+        (request(0, (1 << 64) - 1, 0xFFFFFFFF), 75),
+        (request(0, 0, (32 << 20) + 1), 75),
+        (request(1, SIZE, 1, payload=b"x"), 28),
+        (request(4, SIZE, 1), 28),
+        (request(6, 0, 1, flags=1 << 6), 22),
+        (request(1, 0, 1, flags=2, payload=b"x"), 22),
+        (request(3, 1, 0), 22),
+        (request(7, 0, 0), 22),
+        (request(7, 0, 1), 22),
+        (request(8, 0, 1), 22),
+        (request(99, 0, 1), 22),
+    ],
+)
+async def test_request_that_cannot_be_is_answered_and_the_next_one_works(
+    tmp_path: Path, bad: bytes, error: int
+) -> None:
+    async with (
+        served(tmp_path) as (server, _),
+        raw_client(server, go(b"disk"), bad, request(3, 0, 0, cookie=9)) as (reader, _),
+    ):
+        await entered(reader)
+        assert struct.unpack(">IIQ", await reader.readexactly(16)) == (0x67446698, error, 1)
+        assert struct.unpack(">IIQ", await reader.readexactly(16)) == (0x67446698, 0, 9)
+
+
+async def test_request_magic_wrong_ends_this_client_alone(tmp_path: Path) -> None:
+    async with served(tmp_path) as (server, _), nbd.connect(server.uri("disk")) as other:
+        async with raw_client(server, go(b"disk"), b"\0" * 28) as (reader, _):
+            await entered(reader)
+            assert await reader.read() == b""
+        assert await other.pread(512, 0) == bytes(512)
+        assert server.counters.failed == 1
+
+
+async def test_reads_of_one_client_are_answered_out_of_order(tmp_path: Path) -> None:
+    """A write that has to wait does not hold up the read behind it."""
+    async with (
+        served(tmp_path) as (server, image),
+        raw_client(server, go(b"disk")) as (reader, writer),
+    ):
+        await entered(reader)
+        await image.pwrite(b"d" * 4096, 0)
+        async with image._engine.queue.turn:
+            writer.write(request(1, 1 << 20, 1, cookie=1, payload=b"x"))
+            writer.write(request(0, 0, 4, cookie=2))
+            assert struct.unpack(">IIQ", await reader.readexactly(16))[2] == 2
+            assert await reader.readexactly(4) == b"dddd"
+        assert struct.unpack(">IIQ", await reader.readexactly(16))[2] == 1
+
+
+async def test_slow_client_is_not_read_from_and_stalls_nobody(tmp_path: Path) -> None:
+    limits = nbd.Limits(requests_in_flight=4, bytes_in_flight=1 << 20)
+    reads = b"".join(request(0, 0, 1 << 20, cookie=n) for n in range(200))
+    async with (
+        served(tmp_path, limits=limits) as (server, _),
+        raw_client(server, go(b"disk"), reads),
+        nbd.connect(server.uri("disk")) as other,
+    ):
+        for n in range(50):
+            assert await other.pread(512, 512 * n) == bytes(512)
+        assert server.counters.bytes_in_flight <= 4 << 20
+
+
+async def test_client_that_takes_its_time_over_the_handshake_is_hung_up_on(tmp_path: Path) -> None:
+    async with (
+        served(tmp_path, limits=nbd.Limits(handshake_seconds=0.05)) as (server, _),
+        raw_client(server) as (reader, _),
+    ):
+        assert await reader.read() == b""
+        assert server.counters.failed == 1
+
+
+async def test_too_many_clients_the_last_one_is_hung_up_on(tmp_path: Path) -> None:
+    async with (
+        served(tmp_path, limits=nbd.Limits(connections=1)) as (server, _),
+        nbd.connect(server.uri("disk")) as first,
+    ):
+        with pytest.raises(qedasync.StorageError):
+            await nbd.connect(server.uri("disk"))
+        assert await first.pread(1, 0) == b"\0"
+        assert server.counters.refused == 1
+
+
+async def test_unknown_export_is_a_clear_error(tmp_path: Path) -> None:
+    async with served(tmp_path) as (server, _):
+        with pytest.raises(qedasync.StorageError, match="'nothing'") as caught:
+            await nbd.connect(server.uri("nothing"))
+        assert caught.value.errno == errno.ENOENT
+
+
+async def test_close_answers_what_is_in_flight_and_flushes(tmp_path: Path) -> None:
+    async with disk() as image:
+        server = await nbd.serve({"disk": image}, path=tmp_path / "s")
+        async with raw_client(server, go(b"disk")) as (reader, writer):
+            await entered(reader)
+            async with image._engine.queue.turn:
+                writer.write(request(1, 0, 4, cookie=5, payload=b"data"))
+                await until(lambda: server.counters.in_flight == 1)
+                closing = asyncio.create_task(server.close())
+                await asyncio.sleep(0.01)
+                assert not closing.done()
+            await closing
+            assert struct.unpack(">IIQ", await reader.readexactly(16)) == (0x67446698, 0, 5)
+            assert await reader.read() == b""
+        assert await image.pread(4, 0) == b"data"
+        assert not (tmp_path / "s").exists()
+
+
+async def test_client_vanishes_amid_writes_and_the_disk_is_sound(tmp_path: Path) -> None:
+    async with served(tmp_path) as (server, image):
+        for n in range(10):
+            async with raw_client(server, go(b"disk")) as (reader, writer):
+                await entered(reader)
+                for m in range(20):
+                    writer.write(request(1, (n * 20 + m) * 4096, 4096, payload=b"w" * 4096))
+                writer.write(request(1, 0, 1 << 20, payload=b"half of it"))
+                writer.transport.abort()
+        await until(lambda: not server.connections and not server.counters.in_flight)
+        result = await image.check()
+        assert (result.corruptions, result.leaks) == (0, 0)
+
+
+async def test_status_with_one_run_and_with_depth(tmp_path: Path) -> None:
+    sent = [option(8), meta(10, b"disk", b"qemu:allocation-depth"), go(b"disk")]
+    async with served(tmp_path) as (server, image), raw_client(server, *sent) as (reader, writer):
+        await entered(reader)
+        await image.pwrite(b"x" * 4096, 4096)
+        for one, runs in ((8, 1), (0, 3)):
+            writer.write(request(7, 0, SIZE, flags=one))
+            *_, length = struct.unpack(">IHHQI", await reader.readexactly(20))
+            body = await reader.readexactly(length)
+            told = [struct.unpack_from(">II", body, at) for at in range(4, len(body), 8)]
+            assert told == [(4096, 0), (4096, 1), (SIZE - 8192, 0)][:runs]
+
+
+async def test_two_exports_are_two_disks(tmp_path: Path) -> None:
+    async with disk() as one, disk(1 << 20) as two:
+        exports: dict[str, qedasync.Disk | nbd.Export]
+        exports = {"one": one, "two": nbd.Export("two", two, description="second", readonly=True)}
+        async with nbd.serve(exports, path=tmp_path / "s") as server:
+            async with nbd.connect(server.uri("one")) as a, nbd.connect(server.uri("two")) as b:
+                await a.pwrite(b"x", 0)
+                assert (a.size, b.size) == (SIZE, 1 << 20)
+                assert await b.pread(1, 0) == b"\0"
+                assert b.readonly
+                assert b.description == "second"
+            with pytest.raises(qedasync.StorageError):
+                await nbd.connect(server.uri(""))
+
+
+async def test_cancelled_read_leaves_the_client_usable(tmp_path: Path) -> None:
+    async with served(tmp_path) as (server, image), nbd.connect(server.uri("disk")) as client:
+        async with image._engine.queue.turn:
+            write = asyncio.create_task(client.pwrite(b"x" * 100, 0))
+            await asyncio.sleep(0.01)
+            write.cancel()
+            await asyncio.wait([write])
+        await client.flush()
+        assert await client.pread(100, 0) == b"x" * 100, "it had begun"
+
+
+async def test_tcp_on_a_free_port(tmp_path: Path) -> None:
+    async with disk() as image, nbd.serve({"d": image}, port=0) as server:
+        async with nbd.connect(f"nbd://127.0.0.1:{server.port}/d") as client:
+            assert await client.pwrite(b"abc", 1) == 3
+            assert await client.pread(5, 0) == b"\0abc\0"
+
+
+async def test_image_inside_an_export_opens(tmp_path: Path) -> None:
+    """A QED image on a disk that is served; an export does not grow, so it writes in place."""
+    file = tmp_path / "inner.qed"
+    await qedasync.create(file, "1M", cluster_size=4096)
+    async with qedasync.open(file, "r+") as image:
+        await image.pwrite(b"x" * 20_000, 10_000)
+    async with served(tmp_path) as (server, _), nbd.connect(server.uri("disk")) as client:
+        await client.pwrite(file.read_bytes(), 0)
+        inner = qedasync.DiskStorage(await nbd.connect(server.uri("disk")))
+        async with qedasync.open("inner", "r+", storage=inner) as image:
+            await image.pwrite(b"nested", 12345)
+            await image.flush()
+            assert await image.pread(10, 12343) == b"xxnestedxx"
+            with pytest.raises(qedasync.StorageError, match="resized"):
+                await image.pwrite(b"new", 500_000)
+            assert (await image.check()).corruptions == 0
