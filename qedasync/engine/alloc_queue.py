@@ -33,10 +33,12 @@ class AllocatingWrite(Settled):
     Attributes:
         pos, length: the guest bytes.
         buffers: the data, laid end to end; None marks whole clusters as ZERO.
+        only_free: leave clusters alone that are not unallocated when the turn comes. The run begins
+            at a cluster, and ends at one or at the image's end.
         error: why it failed, once done.
     """
 
-    __slots__ = ("buffers", "error", "length", "pos")
+    __slots__ = ("buffers", "error", "length", "only_free", "pos")
 
     def __init__(
         self,
@@ -44,11 +46,13 @@ class AllocatingWrite(Settled):
         pos: int,
         length: int,
         buffers: WriteBuffers | None,
+        only_free: bool = False,
     ) -> None:
         super().__init__(loop)
         self.pos = pos
         self.length = length
         self.buffers = buffers
+        self.only_free = only_free
         self.error: BaseException | None = None
 
 
@@ -78,15 +82,17 @@ class AllocQueue:
         self._waiting: list[AllocatingWrite] = []
         self._committer: asyncio.Task[None] | None = None
 
-    async def write(self, pos: int, length: int, buffers: WriteBuffers | None) -> None:
-        """Queue a run and wait until it is in the image.
+    async def write(
+        self, pos: int, length: int, buffers: WriteBuffers | None, *, only_free: bool = False
+    ) -> None:
+        """Queue a run and wait until it is in the image; see :class:`AllocatingWrite`.
 
         Raises:
             QEDError: it failed; the old mapping stands.
 
         Cancellation: may stop before start; else runs to the end, then raises.
         """
-        request = AllocatingWrite(self._loop, pos, length, buffers)
+        request = AllocatingWrite(self._loop, pos, length, buffers, only_free)
         self._waiting.append(request)
         if self._committer is None:
             self._committer = self._tasks.start(self._run(), "allocating writes")

@@ -38,6 +38,12 @@ class Committer:
     Args:
         flush: makes everything written durable; raises, and fails the image, if it cannot.
         fail: told when the outcome of a metadata write is unknown.
+
+    Attributes:
+        backing: what unallocated areas come from, or None.
+        image_size: guest bytes.
+        ordered: let data be durable before it is reachable without a backing file too; the image
+            then never needs a check.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class Committer:
     ) -> None:
         self.backing: Source | None = None
         self.image_size = 0
+        self.ordered = False
         self._storage = storage
         self._tables = tables
         self._allocator = allocator
@@ -73,13 +80,14 @@ class Committer:
             # Flushed, or a second crash might keep the clusters to come and forget the cut.
             await self._storage.truncate(self._allocator.end_of_file)
             await self._flush()
+        ordered = self.ordered or self.backing is not None
         plan = await self._plan(group)
         if plan.fills:
             await self._read_fills(plan)
-        if plan.updates and self.backing is None:
+        if plan.updates and not ordered:
             await self._need_check.set()
         with self._tables.hold(plan.slices):
-            await self._write(plan)
+            await self._write(plan, ordered)
             self._tables.publish(plan.updates, plan.new_tables)
         self._stats.groups += 1
         self._stats.grouped_writes += len(group)
@@ -116,10 +124,10 @@ class Committer:
             if not backing.try_read_into([fill.buffer], fill.pos)
         )
 
-    async def _write(self, plan: Plan) -> None:
+    async def _write(self, plan: Plan, ordered: bool) -> None:
         storage, grow_to = self._storage, self._allocator.end_of_file
         linking = [*plan.l2_writes(new=False), *(plan.l1_writes() if plan.new_tables else ())]
-        if plan.new_tables or (self.backing is not None and plan.has_new_data):
+        if plan.new_tables or (ordered and plan.has_new_data):
             first = [*plan.data, *plan.l2_writes(new=True)]
             await storage.write_many(first, grow_to=grow_to)
             await self._flush()

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import errno
 from array import array
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 from qedasync.engine.alloc_queue import AllocatingWrite, AllocQueue
@@ -48,7 +48,10 @@ from qedasync.format.header import (
 )
 from qedasync.storage.base import ReadBuffers, Storage, WriteBuffers
 
-__all__ = ["Engine", "EngineOptions"]
+__all__ = ["Engine", "EngineOptions", "Watcher"]
+
+Watcher = Callable[[int, int], None]
+"""Is told the position and length of what has been written."""
 
 _INDEX_MASK = SLICE_ENTRIES - 1
 
@@ -100,8 +103,9 @@ class Engine:
     """One open image; made by :meth:`open`, belongs to the loop it was opened on.
 
     Attributes:
-        storage, geometry, header_file, tables, allocator, queue, need_check: the parts; they are
-            for the modules just above (check, backing), not for users.
+        storage, geometry, header_file, tables, allocator, queue, need_check, reader, mapper: the
+            parts; they are for the modules just above (check, backing, chain), not for users.
+        job: held by whoever works on the whole image: a repair, a rebase, a commit.
         image_size: guest bytes.
         backing: what unallocated areas come from, or None.
         backing_name: the backing file's name as the image records it, or None.
@@ -162,14 +166,16 @@ class Engine:
             self.sync,
             self.fail,
         )
-        self._reader = Reader(storage, self.tables)
+        self.reader = Reader(storage, self.tables)
         self._writer = Writer(storage, self.tables, self.queue)
         self._grower = Grower(storage, self.tables, self.queue, self.header_file)
-        self._mapper = Mapper(self.tables, path)
+        self.mapper = Mapper(self.tables, path)
+        self.job = asyncio.Lock()
         self._resizing = asyncio.Lock()
         self._door = asyncio.Lock()  # who may shut the gate
         self._closing: asyncio.Task[None] | None = None
         self._background_error: QEDError | None = None
+        self._watcher: Watcher | None = None
         self._set_size(header.image_size)
         self.budget = Budget(self.loop)
         self._may_write = options.writable
@@ -223,7 +229,7 @@ class Engine:
         """Set what unallocated areas come from; owned from here on."""
         self.backing = backing
         self.queue.fill_bytes = 0 if backing is None else 2 * self.geometry.cluster_size
-        for part in (self._reader, self._writer, self._grower, self._mapper, self._committer):
+        for part in (self.reader, self._writer, self._grower, self.mapper, self._committer):
             part.backing = backing
 
     @property
@@ -320,7 +326,7 @@ class Engine:
         """
         await self._enter()
         try:
-            await self._reader.read_into(buffers, pos, length)
+            await self.reader.read_into(buffers, pos, length)
         finally:
             self.gate.leave()
         self.budget.charge(length)
@@ -395,6 +401,7 @@ class Engine:
             if self.options.write_through:
                 await self.sync()
         finally:
+            self._wrote(pos, length)
             self.gate.leave()
         self.budget.charge(length)
         self.stats.writes += 1
@@ -416,6 +423,7 @@ class Engine:
             if self.options.write_through:
                 await self.sync()
         finally:
+            self._wrote(pos, length)
             self.gate.leave()
         self.budget.charge(0)
         self.stats.zero_writes += 1
@@ -426,9 +434,47 @@ class Engine:
         try:
             await self._writer.discard(pos, length)
         finally:
+            self._wrote(pos, length)
             self.gate.leave()
         self.budget.charge(0)
         self.stats.zero_writes += 1
+
+    async def populate(self, pos: int, length: int, buffers: WriteBuffers | None) -> None:
+        """Give what is unallocated in a run of clusters a content: what shows there now.
+
+        Clusters that a guest writes meanwhile keep what the guest wrote.
+
+        Args:
+            pos: where a cluster begins; ``[pos, pos + length)`` lies within one slice and ends with
+                a cluster or with the image.
+            buffers: what backing files have there; None for zeroes.
+
+        Raises and cancellation: as :meth:`write`.
+        """
+        await self._enter_to_write()
+        try:
+            await self.queue.write(pos, length, buffers, only_free=True)
+        finally:
+            self.gate.leave()
+        self.budget.charge(length)
+
+    @contextmanager
+    def watched(self, watcher: Watcher) -> Iterator[None]:
+        """Tell ``watcher`` of every write, zero write and discard when it has ended, well or not.
+
+        One watcher at a time. Growing is not told.
+        """
+        self._watcher = watcher
+        self._may_write = False  # what is written inline passes nobody
+        try:
+            yield
+        finally:
+            self._watcher = None
+            self._may_write = self.options.writable and self.failure is None
+
+    def _wrote(self, pos: int, length: int) -> None:
+        if self._watcher is not None:
+            self._watcher(pos, length)
 
     async def flush(self) -> None:
         """Make every write that returned before this call durable.
@@ -461,6 +507,15 @@ class Engine:
         except QEDError as error:
             self.fail(error)
             raise
+
+    @property
+    def ordered(self) -> bool:
+        """Whether data is durable before it is reachable, backing file or not."""
+        return self._committer.ordered
+
+    @ordered.setter
+    def ordered(self, ordered: bool) -> None:
+        self._committer.ordered = ordered
 
     async def grow(self, new_size: int) -> None:
         """Make the image larger; the new part reads as zeroes. Durable on return.
@@ -510,7 +565,7 @@ class Engine:
         """The runs of ``[pos, pos + length)``; see :meth:`.status.Mapper.block_status`."""
         await self._enter()
         try:
-            return await self._mapper.block_status(pos, length)
+            return await self.mapper.block_status(pos, length)
         finally:
             self.gate.leave()
             self.budget.charge(0)
@@ -519,7 +574,7 @@ class Engine:
         """The first of them, not merged; see :meth:`.status.Mapper.first_runs`."""
         await self._enter()
         try:
-            return await self._mapper.first_runs(pos, length)
+            return await self.mapper.first_runs(pos, length)
         finally:
             self.gate.leave()
             self.budget.charge(0)
@@ -528,7 +583,7 @@ class Engine:
         """The runs of the whole image, joined where they go on; gives the loop turns."""
         last: Extent | None = None
         steps = 0
-        runs = self._mapper.runs(0, self.image_size)
+        runs = self.mapper.runs(0, self.image_size)
         while (extent := await self._next_run(runs)) is not None:
             steps += 1
             if steps % LOOKUPS_PER_TURN == 0:
@@ -563,11 +618,28 @@ class Engine:
         self.gate.inside += 1
 
     async def _enter_to_write(self) -> None:
+        self.check_writable()
+        await self._enter()
+
+    def check_writable(self) -> None:
+        """Raise ImageClosed, ReadOnly or ImageFailed for an image that takes no writes."""
         if not self.options.writable:
             self._check_closed()
             raise ReadOnly('The image was opened read-only; open it with mode "r+"')
         self._check_failure()
+
+    @asynccontextmanager
+    async def entered(self) -> AsyncIterator[None]:
+        """Be inside, as a request is: the image is not closed, repaired or emptied meanwhile.
+
+        Raises:
+            ImageClosed: the image is closed.
+        """
         await self._enter()
+        try:
+            yield
+        finally:
+            self.gate.leave()
 
     def fail(self, error: BaseException) -> None:
         """Refuse writes from now on: the outcome of a metadata write or a flush is unknown."""

@@ -83,10 +83,12 @@ class Plan:
             CorruptTable: an entry to be used is invalid, or its table must not be changed.
         """
         for request in group:
-            if request.buffers is None:
-                self._mark_zero(request)
+            if request.only_free:
+                self._place_free(request)
+            elif request.buffers is None:
+                self._mark_zero(request.pos, request.length)
             else:
-                self._place_data(request, request.buffers)
+                self._place_data(request.pos, request.length, request.buffers)
         self._place_tables()
 
     @property
@@ -144,12 +146,34 @@ class Plan:
         self.n_clusters += n_clusters
         return self._allocator.take(n_clusters)
 
+    def _place_free(self, request: AllocatingWrite) -> None:
+        """What of a request goes to clusters that are unallocated by now: a guest was faster."""
+        end = request.pos + request.length
+        for start, stop in self._free_runs(request.pos, end):
+            if request.buffers is None:
+                self._mark_zero(start, stop - start)
+            else:
+                part = cut(request.buffers, start - request.pos, stop - start)
+                self._place_data(start, stop - start, part)
+
+    def _free_runs(self, pos: int, end: int) -> Iterator[tuple[int, int]]:
+        """The runs [start, stop) of unallocated clusters, as this plan leaves things."""
+        run: int | None = None
+        for start in range(pos, end, self._geometry.cluster_size):
+            if self._entry(start >> self._geometry.cluster_bits) == 0:
+                run = start if run is None else run
+            elif run is not None:
+                yield run, start
+                run = None
+        if run is not None:
+            yield run, end
+
     # ------------------------------------------------------------------ zeroes
 
-    def _mark_zero(self, request: AllocatingWrite) -> None:
+    def _mark_zero(self, pos: int, length: int) -> None:
         geometry = self._geometry
-        self._tables.check_own_table(request.pos)
-        pos, end = request.pos, request.pos + request.length
+        self._tables.check_own_table(pos)
+        end = pos + length
         while pos < end:
             inside = pos & geometry.cluster_mask
             stop = min(pos - inside + geometry.cluster_size, end)
@@ -164,18 +188,18 @@ class Plan:
 
     # ------------------------------------------------------------------- data
 
-    def _place_data(self, request: AllocatingWrite, buffers: WriteBuffers) -> None:
-        """Clusters for what has none, and the request's bytes as few writes.
+    def _place_data(self, first: int, length: int, buffers: WriteBuffers) -> None:
+        """Clusters for what has none, and the bytes for ``first`` and on as few writes.
 
         Only the first and the last cluster can have untouched parts.
         """
         geometry = self._geometry
-        pos, end = request.pos, request.pos + request.length
+        pos, end = first, first + length
         if not self._copy_below and self._zero_fills:
             inside = pos & geometry.cluster_mask
-            if inside + request.length <= geometry.cluster_size:  # one cluster, nothing to fill
+            if inside + length <= geometry.cluster_size:  # one cluster, nothing to fill
                 offset = self._cluster_for(pos)[0] + inside
-                self.data.append(Write(offset, buffers, request.length, Event.WRITE_AIO))
+                self.data.append(Write(offset, buffers, length, Event.WRITE_AIO))
                 return
         run_pos = pos
         run_offset = -1
@@ -184,13 +208,13 @@ class Plan:
             inside = pos & geometry.cluster_mask
             cluster, old = self._cluster_for(pos)
             offset = cluster + inside
-            if pos == request.pos and old is not None:
+            if pos == first and old is not None:
                 self._fill(old, pos - inside, pos, cluster)
             if offset != run_offset + pos - run_pos:
-                self._add_data(buffers, run_pos - request.pos, run_offset, pos - run_pos)
+                self._add_data(buffers, run_pos - first, run_offset, pos - run_pos)
                 run_pos, run_offset = pos, offset
             pos = min(pos - inside + geometry.cluster_size, end)
-        self._add_data(buffers, run_pos - request.pos, run_offset, end - run_pos)
+        self._add_data(buffers, run_pos - first, run_offset, end - run_pos)
         if old is not None:
             self._fill(old, end, geometry.round_up(end), run_offset + end - run_pos)
 

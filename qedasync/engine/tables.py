@@ -311,6 +311,14 @@ class Tables:
         self._table_map = None
         self._own_tables.clear()
 
+    async def loads_ended(self) -> None:
+        """Wait until no slice is on its way from disk; those who wanted it may be gone long since.
+
+        Cancellation: at once.
+        """
+        while loads := [load.task for load in self._loading.values() if load.task is not None]:
+            await asyncio.wait(loads)
+
     def reset(self, l1: array[int]) -> None:
         """Start over with another L1 and no slices, after a repair: every entry is believed anew.
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from qedasync.waiting import until_done
+
 __all__ = ["TaskOwner"]
 
 T = TypeVar("T")
@@ -24,6 +26,15 @@ class TaskOwner:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    async def run(self, work: Coroutine[Any, Any, T], what: str) -> T:
+        """Do ``work`` to its end, whatever becomes of the caller.
+
+        Cancellation: runs to the end, is raised then.
+        """
+        task = self.start(work, what)
+        await until_done(task)
+        return task.result()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
