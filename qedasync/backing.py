@@ -46,6 +46,7 @@ from qedasync.storage.workers import in_thread
 
 __all__ = [
     "open_backing",
+    "open_new_backing",
     "backing_size",
     "BackingPolicy",
     "BackingRequest",
@@ -135,6 +136,28 @@ async def open_backing(
     return await chain.open(engine.backing_name, kind, path, l2_cache_bytes)
 
 
+async def open_new_backing(
+    name: str,
+    kind: Literal["raw", "qed"] | None,
+    path: str,
+    policy: BackingPolicy,
+    *,
+    open_storage: _Opener,
+    l2_cache_bytes: int,
+    lock: bool,
+    direct: bool = False,
+) -> Source:
+    """Open a file that is to become the backing file of the image ``path``, and what lies below.
+
+    The policy is for what lies below: ``name`` itself comes from the caller, who may use any file.
+
+    Args, raises and cancellation: as :func:`open_backing`.
+    """
+    check_policy(policy)
+    chain = _Chain(policy, open_storage, lock=lock, direct=direct, trust_first=True)
+    return await chain.open(name, kind, path, l2_cache_bytes)
+
+
 async def backing_size(
     name: str,
     kind: Literal["raw", "qed"] | None,
@@ -199,12 +222,14 @@ class _Layer:
 
     Attributes:
         path: as it was named: the image's directory and the recorded name.
+        file: the host's device and file number.
         header: None for a raw file.
         backing_name: what it names in turn.
     """
 
     request: BackingRequest
     path: str
+    file: tuple[int, int]
     storage: Storage
     header: Header | None = None
     backing_name: str | None = None
@@ -275,12 +300,12 @@ class _Chain:
             )
         place = await in_thread(partial(_Place.look, path, image_path))
         request = BackingRequest(name, place.path, image_path, depth, kind)
-        self._admit(request, place)
+        file = self._admit(request, place)
         with _explained(request):
-            return await self._open_file(request, path, opened)
+            return await self._open_file(request, path, file, opened)
 
-    def _admit(self, request: BackingRequest, place: _Place) -> None:
-        """Raise unless the file may be opened; remember it."""
+    def _admit(self, request: BackingRequest, place: _Place) -> tuple[int, int]:
+        """Raise unless the file may be opened; remember which it is, and answer that."""
         trusted = request.depth <= self._trusted_depth
         confined = self._policy in ("auto", True) and not trusted
         if confined and os.path.dirname(place.path) != place.image_directory:
@@ -302,9 +327,14 @@ class _Chain:
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
             number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
             raise _broken(request, "it is not a regular file or block device", number)
+        return file
 
     async def _open_file(
-        self, request: BackingRequest, path: str, opened: AsyncExitStack
+        self,
+        request: BackingRequest,
+        path: str,
+        file: tuple[int, int],
+        opened: AsyncExitStack,
     ) -> _Layer:
         kind = request.format or await self._probe(request.path)
         role = LockRole.SHARED_READ if kind == "raw" else LockRole.READ_ONLY
@@ -316,14 +346,14 @@ class _Chain:
         )
         opened.push_async_callback(storage.close)
         if kind == "raw":
-            return _Layer(request, path, storage)
+            return _Layer(request, path, file, storage)
         header = await read_header(storage)
         geometry = validate_header(header, storage.size)
         self._l1_bytes += geometry.l1_entries_used(header.image_size) * ENTRY_BYTES
         if self._l1_bytes > _MAX_L1_BYTES:
             raise _broken(request, "the chain's tables are too large", errno.ENOMEM)
         name = await read_backing_name(storage, header)
-        return _Layer(request, path, storage, header, name)
+        return _Layer(request, path, file, storage, header, name)
 
     async def _probe(self, path: str) -> Literal["raw", "qed"]:
         """What the file is; without locks, for which of them it needs follows from the answer."""
@@ -344,12 +374,12 @@ async def _join(layers: list[_Layer], l2_cache_bytes: int, opened: AsyncExitStac
     source: Source | None = None
     for layer in reversed(layers):
         if layer.header is None:
-            source = RawSource(layer.storage, layer.path)
+            source = RawSource(layer.storage, layer.path, file=layer.file)
         else:
             with _explained(layer.request):
                 engine = await Engine.open(layer.storage, options, layer.path)
             engine.attach(source)
-            source = ImageSource(engine, layer.request.name)
+            source = ImageSource(engine, layer.request.name, file=layer.file)
         opened.push_async_callback(source.close)
     assert source is not None
     return source

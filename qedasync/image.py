@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
-from qedasync.backing import BackingPolicy, check_policy, open_backing
+from qedasync.backing import BackingPolicy, check_policy, open_backing, open_new_backing
+from qedasync.chain import ChainFiles, Progress, change_name, commit, plan_name, rebase
 from qedasync.check import CheckResult, check_image
 from qedasync.disk import Buffer, Disk, DiskSource
 from qedasync.engine.core import Engine, EngineOptions
@@ -32,6 +33,7 @@ from qedasync.units import parse_size
 __all__ = ["Image", "open_image", "Cache", "as_buffer", "as_target", "check_choice"]
 
 Cache: TypeAlias = Literal["writeback", "writethrough", "none", "unsafe"]
+BackingFormat: TypeAlias = Literal["raw", "qed"]
 
 _CACHES = ("writeback", "writethrough", "none", "unsafe")
 _MODES = ("r", "r+")
@@ -52,9 +54,10 @@ class Image:
     Every method raises :class:`~qedasync.errors.ImageClosed` on a closed image.
     """
 
-    def __init__(self, engine: Engine, path: str) -> None:
+    def __init__(self, engine: Engine, path: str, files: ChainFiles) -> None:
         self._engine = engine
         self._path = path
+        self._files = files
         self._try_read = engine.try_read
         self._try_write = engine.try_write
 
@@ -283,7 +286,175 @@ class Image:
         """
         self._check_open()
         self._engine.check_loop()
-        return await check_image(self._engine, repair=repair, progress=progress)
+        if not repair:
+            return await check_image(self._engine, progress=progress)
+        async with self._engine.job:
+            return await check_image(self._engine, repair=True, progress=progress)
+
+    # -------------------------------------------------------- its place in a chain
+
+    async def change_backing_file(
+        self, name: str | os.PathLike[str] | None, format: BackingFormat | None = None
+    ) -> None:
+        """Record another backing file's name in the header, or none, and do nothing else.
+
+        Nothing is compared and nothing opened: the image reads differently from the next open on if
+        the new file has other content. Until then it goes on with what it has open. See
+        :meth:`rebase` for the safe way. Durable on return; a crash leaves the old name or the new.
+
+        Args:
+            name: as it is to be recorded; a relative one starts at the image's directory.
+            format: ``"raw"`` is recorded, so that nobody looks for an image in the file; nothing
+                else can be.
+
+        Raises:
+            RequestError: the header has no room for it (``errno`` ENOSPC, ``length`` the name's
+                bytes), it is too long for a name (ENAMETOOLONG), or the header has unknown
+                compatible features (ENOTSUP).
+            ReadOnly, ImageFailed: the image takes no writes.
+            StorageError: the header could not be written; the old name stands.
+
+        Cancellation: as :meth:`pwrite`.
+        """
+        recorded = self._name_to_record(name, format)
+        await change_name(self._engine, recorded, format == "raw")
+
+    async def rebase(
+        self,
+        new: str | os.PathLike[str] | None,
+        *,
+        format: BackingFormat | None = None,
+        backing: BackingPolicy | Disk = "auto",
+        progress: Callable[[int, int], None] | None = None,
+        tasks: int = 8,
+    ) -> None:
+        """Put the image on another backing file, or on none; it reads the same all the while.
+
+        What shows through and differs from the new file is copied into the image first. Others
+        may read and write meanwhile. Wherever this ends, by an error, a cancellation, a kill or a
+        power loss, the image stands on the old file or on the new one and reads the same.
+
+        Args:
+            new: the name to record; a relative one starts at the image's directory. None: no
+                backing file, as :meth:`stream`.
+            format: ``"raw"`` or ``"qed"``; None to look at the file. Only ``"raw"`` is recorded.
+            backing: which files below the new one may be opened, as for :func:`qedasync.open`. An
+                open disk takes the place of the file, and belongs to the image from here on.
+            progress: called with (done, total) bytes now and then.
+            tasks: how many pieces are compared at a time.
+
+        Raises:
+            RequestError: the name cannot be recorded (see :meth:`change_backing_file`), or the
+                image was opened without the backing file that it names.
+            BackingError: the new file is missing, broken or not allowed, or the image itself.
+            ReadOnly, ImageFailed: the image takes no writes.
+            StorageError: reading or writing failed.
+        """
+        name: str | None = None
+        try:
+            name = self._name_to_record(new, format)
+            source = await self._open_new_backing(name, format, backing)
+        except BaseException:
+            if isinstance(backing, Disk):
+                await backing.close()
+            raise
+        try:
+            await rebase(
+                self._engine,
+                name,
+                source,
+                is_raw=format == "raw",
+                progress=Progress(progress),
+                tasks=tasks,
+            )
+        finally:
+            if source is not None and self._engine.backing is not source:
+                await source.close()
+
+    async def stream(
+        self, progress: Callable[[int, int], None] | None = None, *, tasks: int = 8
+    ) -> None:
+        """Copy all that shows through into the image, and have no backing file from then on.
+
+        Promises, arguments and errors: as :meth:`rebase`.
+        """
+        await self.rebase(None, progress=progress, tasks=tasks)
+
+    async def commit(
+        self,
+        *,
+        base: Disk | str | os.PathLike[str] | None = None,
+        empty: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+        tasks: int = 8,
+    ) -> None:
+        """Copy what the image holds into its backing file, then make the image hold nothing.
+
+        The image reads the same all the while, and others may read and write it. A smaller backing
+        file grows. A file of the chain is opened for writing meanwhile, under QEMU's locks; a disk
+        that was passed to :func:`qedasync.open` as ``backing`` has to be writable. Wherever this
+        ends, by an error, a cancellation, a kill or a power loss, the image reads the same; the
+        backing file has all of it before the image loses any.
+
+        Args:
+            base: a file further down the chain: an open disk that is part of it, or a file's name.
+                It gets what the files above it hold; the image is not emptied then, and the files
+                between no longer make sense without it.
+            empty: else the image keeps what it holds.
+            progress, tasks: as for :meth:`rebase`.
+
+        Raises:
+            RequestError: there is no backing file (``errno`` ENOTSUP), or ``base`` is none.
+            ReadOnly, ImageFailed: the image or its backing file takes no writes.
+            ImageLocked: somebody else has the backing file open.
+            StorageError, BackingError: reading or writing failed.
+        """
+        where = base if base is None or isinstance(base, Disk) else os.fsdecode(base)
+        self._check_open()
+        self._engine.check_loop()
+        await commit(
+            self._engine,
+            self._files,
+            base=where,
+            empty=empty,
+            progress=Progress(progress),
+            tasks=tasks,
+        )
+
+    def _name_to_record(
+        self, name: str | os.PathLike[str] | None, format: BackingFormat | None
+    ) -> str | None:
+        """A name that the header has room for, or None; looked at before anything is opened."""
+        self._check_open()
+        self._engine.check_loop()
+        self._engine.check_writable()
+        if format not in (None, "raw", "qed"):
+            raise RequestError(f"format is {format!r}; it must be 'raw', 'qed' or None")
+        recorded = os.fsdecode(name) if name else None
+        plan_name(self._engine.header, recorded, format == "raw")
+        return recorded
+
+    async def _open_new_backing(
+        self, name: str | None, format: BackingFormat | None, backing: BackingPolicy | Disk
+    ) -> Source | None:
+        if isinstance(backing, Disk):
+            if name is None:
+                raise RequestError("an open disk needs a name to record")
+            return DiskSource(backing)
+        check_policy(backing)
+        if name is None:
+            return None
+        files = self._files
+        return await open_new_backing(
+            name,
+            format,
+            self._path,
+            backing,
+            open_storage=files.open_storage,
+            l2_cache_bytes=files.l2_cache_bytes,
+            lock=files.lock,
+            direct=files.direct,
+        )
 
     # ------------------------------------------------------------- life cycle
 
@@ -518,7 +689,13 @@ async def _open(wish: _Wish) -> Image:
         with suppress(QEDError):  # what went wrong first is what to tell
             await engine.close()
         raise
-    return Image(engine, wish.path)
+    files = ChainFiles(
+        open_storage,
+        lock=wish.lock,
+        direct=wish.cache == "none",
+        l2_cache_bytes=wish.l2_cache_bytes,
+    )
+    return Image(engine, wish.path, files)
 
 
 async def _open_storage(wish: _Wish) -> Storage:

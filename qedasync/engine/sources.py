@@ -16,21 +16,26 @@ _STEP, _MAX_STEP = 64 << 10, 1 << 20  # data that is searched for a hole at once
 
 
 class RawSource:
-    """A raw file as a backing file; implements ``Source``. Owns the storage."""
+    """A raw file as a backing file; implements ``Source``. Owns the storage.
 
-    def __init__(self, storage: Storage, path: str) -> None:
-        self._storage = storage
-        self._path = path
+    Args:
+        file: the host's device and file number, where known.
+    """
+
+    def __init__(self, storage: Storage, path: str, *, file: tuple[int, int] | None = None) -> None:
+        self.storage = storage
+        self.path = path
+        self.file = file
 
     @property
     def size(self) -> int:
-        return self._storage.size
+        return self.storage.size
 
     def try_read_into(self, buffers: ReadBuffers, pos: int) -> bool:
-        return self._storage.try_read_into(buffers, pos, Event.READ_BACKING_AIO)
+        return self.storage.try_read_into(buffers, pos, Event.READ_BACKING_AIO)
 
     async def read_into(self, buffers: ReadBuffers, pos: int) -> None:
-        await self._storage.read_into(buffers, pos, Event.READ_BACKING_AIO)
+        await self.storage.read_into(buffers, pos, Event.READ_BACKING_AIO)
 
     async def block_status(self, pos: int, length: int) -> list[Extent]:
         """Data and holes; a hole much shorter than the data around it may pass for data."""
@@ -38,7 +43,7 @@ class RawSource:
         runs: list[Extent] = []
         step = _STEP
         while pos < end and len(runs) < _RUNS:
-            data = min(await self._storage.next_data(pos), end)
+            data = min(await self.storage.next_data(pos), end)
             if data > pos:
                 runs.append(self._run(pos, data, zero=True))
                 pos, step = data, _STEP
@@ -54,21 +59,21 @@ class RawSource:
         An answer that is too low does no harm, the caller asks on from there.
         """
         low, high = pos // _BLOCK, (end - 1) // _BLOCK
-        if high == low or await self._storage.next_data(end - 1) == end - 1:
+        if high == low or await self.storage.next_data(end - 1) == end - 1:
             return end
         while high - low > 1:  # data at low, a hole at high
             middle = (low + high) // 2
-            if await self._storage.next_data(middle * _BLOCK) == middle * _BLOCK:
+            if await self.storage.next_data(middle * _BLOCK) == middle * _BLOCK:
                 low = middle
             else:
                 high = middle
         return high * _BLOCK
 
     def _run(self, start: int, end: int, *, zero: bool) -> Extent:
-        return Extent(start, end - start, ExtentKind.DATA, zero, offset=start, path=self._path)
+        return Extent(start, end - start, ExtentKind.DATA, zero, offset=start, path=self.path)
 
     async def close(self) -> None:
-        await self._storage.close()
+        await self.storage.close()
 
 
 class ImageSource:
@@ -76,38 +81,44 @@ class ImageSource:
 
     Args:
         name: as the image above records it; for messages.
+        file: the host's device and file number, where known.
     """
 
-    def __init__(self, engine: Engine, name: str) -> None:
-        self._engine = engine
-        self._name = name
+    def __init__(self, engine: Engine, name: str, *, file: tuple[int, int] | None = None) -> None:
+        self.engine = engine
+        self.name = name
+        self.file = file
+
+    @property
+    def path(self) -> str:
+        return self.engine.path
 
     @property
     def size(self) -> int:
-        return self._engine.image_size
+        return self.engine.image_size
 
     def try_read_into(self, buffers: ReadBuffers, pos: int) -> bool:
-        return self._engine.try_read_into(buffers, pos, sum(map(len, buffers)))
+        return self.engine.try_read_into(buffers, pos, sum(map(len, buffers)))
 
     async def read_into(self, buffers: ReadBuffers, pos: int) -> None:
         try:
-            await self._engine.read_into(buffers, pos, sum(map(len, buffers)))
+            await self.engine.read_into(buffers, pos, sum(map(len, buffers)))
         except FormatError as error:
             raise self._damaged(error) from error
 
     async def block_status(self, pos: int, length: int) -> list[Extent]:
         try:
-            return await self._engine.first_runs(pos, length)
+            return await self.engine.first_runs(pos, length)
         except FormatError as error:
             raise self._damaged(error) from error
 
     async def close(self) -> None:
-        await self._engine.close()
+        await self.engine.close()
 
     def _damaged(self, error: FormatError) -> BackingError:
         """Names the file, or one would look for the bad table in the image on top."""
         return BackingError(
-            f"the backing file {self._engine.path!r} is damaged: {error}",
-            name=self._name,
+            f"the backing file {self.engine.path!r} is damaged: {error}",
+            name=self.name,
             errno=error.errno,
         )
