@@ -44,6 +44,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._handshake: ServerHandshake | None = None
+        self._inside_tls = False
         self._early: bytearray | None = None  # what came between STARTTLS and TLS
         self._small = memoryview(bytearray(_HANDSHAKE_BUFFER))
         self._reader: RequestReader | None = None
@@ -94,9 +95,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         self.end()
-        return self._transport is not None and not isinstance(
-            self._transport.get_extra_info("ssl_object"), ssl.SSLObject
-        )
+        return self._transport is not None and not self._inside_tls  # TLS has no half-open state
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -147,6 +146,7 @@ class Connection(asyncio.BufferedProtocol):
         if inside is None:
             return
         self._transport = inside
+        self._inside_tls = True
         if not self._server.allows(inside.get_extra_info("peercert")):
             self._fail("the client's certificate is not on the list")
             return
