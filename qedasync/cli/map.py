@@ -1,0 +1,197 @@
+"""``qedasync map``: where the bytes of an image lie."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qedasync.cli.common import (
+    BACKING,
+    FORCE_SHARE,
+    FORMAT,
+    IMAGE_OPTS,
+    OBJECT,
+    OUTPUT,
+    one_name,
+    open_named,
+    refuse_object,
+    wants_json,
+)
+from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, parse
+from qedasync.cli.sizes import MAX_SIZE, size_word
+from qedasync.errors import QEDError
+
+if TYPE_CHECKING:
+    from qedasync import Disk, Extent
+
+__all__ = ["VERB", "main"]
+
+VERB = Verb(
+    name="map",
+    summary="show where the bytes of an image lie",
+    names="FILENAME",
+    options=(
+        FORMAT,
+        Option("s", "start-offset", "OFFSET", "begin there"),
+        Option("l", "max-length", "LENGTH", "go on for so many bytes"),
+        OUTPUT,
+        FORCE_SHARE,
+        IMAGE_OPTS,
+        OBJECT,
+        BACKING,
+    ),
+    text="""\
+    Lists the runs of data with their place in the file that has them, which may be a backing file.
+    As JSON it lists what reads as zeroes, too; "depth" is 0 for the image itself, 1 for its backing
+    file and so on; "present" says whether a file has the run.
+    """,
+    examples=(
+        Example("qedasync map disk.qed", "Where the data are"),
+        Example("qedasync map --output=json -s 1M -l 64k disk.qed", "All about one part"),
+    ),
+)
+
+_FIRST_STEP = 64 << 20  # bytes of the image to ask about at first
+_FEW, _MANY = 4096, 65536  # runs in an answer: ask about more, or about less, next time
+_SMALLEST_STEP = 512
+
+
+def main(words: Sequence[str]) -> int:
+    """Run ``qedasync map``; answers the exit code."""
+    from qedasync.cli.run import run_async
+
+    parsed = parse(VERB, words)
+    refuse_object(parsed)
+    start = size_word("start offset", parsed.last("s", "0") or "")
+    length = size_word("max length", parsed.last("l", str(MAX_SIZE)) or "")
+    name, in_json = one_name(parsed), wants_json(parsed)
+    run_async(_map(parsed, name, in_json, start, length))
+    return 0
+
+
+async def _map(parsed: Parsed, name: str, in_json: bool, start: int, length: int) -> None:
+    node = await open_named(parsed, name)
+    printer = (_JsonPrinter if in_json else _Printer)()
+    try:
+        end = min(start + length, node.disk.size)
+        async for runs in _runs(node.disk, start, end):
+            printer.add(runs)
+    except QEDError as error:
+        number = getattr(error, "errno", None) or errno.EIO
+        raise ToolError(f"Could not read file metadata: {os.strerror(number)}") from error
+    finally:
+        await node.close()
+    printer.finish(start)
+
+
+async def _runs(disk: Disk, pos: int, end: int) -> AsyncIterator[list[Extent]]:
+    """All runs of a part of a disk, thousands at a time; neighbours in one list are joined.
+
+    What cannot be looked up is asked for in ever smaller pieces, so that all before it is told.
+    """
+    step = _FIRST_STEP
+    while pos < end:
+        try:
+            runs = await disk.block_status(pos, min(step, end - pos))
+        except QEDError:
+            if step <= _SMALLEST_STEP:
+                raise
+            step = max(step >> 3, _SMALLEST_STEP)
+            continue
+        yield runs
+        pos = runs[-1].end
+        if len(runs) < _FEW:
+            step <<= 1
+        elif len(runs) > _MANY:
+            step >>= 1
+
+
+class _Printer:
+    """Prints runs as a table, joined where they go on, data only."""
+
+    def __init__(self) -> None:
+        self._last: Extent | None = None
+        sys.stdout.write(self.head())
+
+    def add(self, runs: list[Extent]) -> None:
+        """Print all but the last, which may go on."""
+        last, first = self._last, runs[0]
+        if last is not None:
+            if first.continues(last):
+                whole = last.length + first.length
+                runs[0] = replace(first, start=last.start, length=whole, offset=last.offset)
+            else:
+                runs.insert(0, last)
+        self._last = runs.pop()
+        sys.stdout.write(self.text(runs))
+
+    def finish(self, start: int) -> None:
+        """Print the last one."""
+        if self._last is not None:
+            sys.stdout.write(self.text([self._last]))
+
+    def head(self) -> str:
+        """What comes first."""
+        return f"{'Offset':<16}{'Length':<16}{'Mapped to':<16}File\n"
+
+    def text(self, runs: list[Extent]) -> str:
+        """The lines of some runs."""
+        return "".join(
+            [
+                f"{_hex(run.start):<16}{run.length:<#16x}{_hex(run.offset):<16}{run.path}\n"
+                for run in runs
+                if not run.zero
+            ]
+        )
+
+
+def _hex(value: int | None) -> str:
+    return hex(value) if value else "0"
+
+
+class _JsonPrinter(_Printer):
+    """Prints every run as JSON, a line each."""
+
+    def head(self) -> str:
+        return "["
+
+    def finish(self, start: int) -> None:
+        if self._last is None:
+            sys.stdout.write(
+                f'{{ "start": {start}, "length": 0, "depth": 0, "present": false, "zero": false,'
+                ' "data": false}]\n'
+            )
+        else:
+            sys.stdout.write(self.text([self._last]).removesuffix(",\n") + "]\n")
+
+    def text(self, runs: list[Extent]) -> str:
+        return "".join(
+            [
+                f'{{ "start": {run.start}, "length": {run.length}, "depth": {run.depth}, '
+                f"{_KINDS[run.kind != 'unallocated', run.zero]}"
+                f"{_place(run.offset)}}},\n"
+                for run in runs
+            ]
+        )
+
+
+def _place(offset: int | None) -> str:
+    return "" if offset is None else f', "offset": {offset}'
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"
+
+
+_KINDS = {
+    (
+        present,
+        zero,
+    ): f'"present": {_word(present)}, "zero": {_word(zero)}, "data": {_word(not zero)}'
+    for present in (True, False)
+    for zero in (True, False)
+}
