@@ -36,10 +36,10 @@ def main(words: Sequence[str]) -> int:
     if not names:
         print(_overview())
         return 0
-    verbs = known_verbs()
-    if names[0] not in verbs:
+    verb = _find(names[0])
+    if verb is None:
         raise ToolError(f"Command not found: {names[0]}; 'qedasync help' lists the commands")
-    print(page(verbs[names[0]]))
+    print(page(verb))
     return 0
 
 
@@ -47,13 +47,17 @@ def known_verbs() -> dict[str, Verb]:
     """The description of every verb there is, in the order of help."""
     from qedasync.cli.main import VERBS
 
-    found: dict[str, Verb] = {}
-    for name, module in VERBS.items():
-        try:
-            found[name] = import_module(module).VERB
-        except (ModuleNotFoundError, AttributeError):
-            continue
-    return found
+    return {name: verb for name in VERBS if (verb := _find(name)) is not None}
+
+
+def _find(name: str) -> Verb | None:
+    from qedasync.cli.main import VERBS
+
+    try:
+        verb: Verb = import_module(VERBS[name]).VERB
+    except (AttributeError, KeyError, ModuleNotFoundError):
+        return None
+    return verb
 
 
 def _overview() -> str:
