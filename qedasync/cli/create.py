@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,7 @@ def main(words: Sequence[str]) -> int:
     if len(parsed.names) > 2:
         raise ToolError(f"Unexpected argument: {parsed.names[2]}")
     values = format_options.parse_format_options(text, fmt, filename)
+    local_name(filename)
     _complete(parsed, fmt, filename, size, values)
     run_async(_create(parsed, fmt, filename, values))
     return 0
@@ -120,10 +122,10 @@ async def _create(parsed: Parsed, fmt: str, filename: str, values: Values) -> No
 
 async def _look_at_backing(parsed: Parsed, filename: str, values: Values) -> None:
     """Open the backing file, unless told not to, and take the size from it."""
-    from qedasync.cli.nodes import access_from, open_node
-
     name, fmt = str(values["backing_file"]), values.get("backing_fmt")
     if not parsed.has("u"):
+        from qedasync.cli.nodes import access_from, open_node
+
         try:
             node = await open_node(beside(filename, name), _text(fmt), access_from(parsed))
         except ToolError as error:
@@ -160,12 +162,18 @@ async def create_image(filename: str, fmt: str, values: Values) -> None:
         values: what :func:`~qedasync.cli.format_options.parse_format_options` gives, with a size.
     """
     path = local_name(filename)
+    if values.get("backing_fmt", "raw") not in FORMATS and "backing_file" in values:
+        raise ToolError(
+            f"{filename}: Parameter 'backing-fmt' does not accept value '{values['backing_fmt']}'"
+        )
     check_preallocation(filename, fmt, values)
     try:
         if fmt == "qed":
             await _create_qed(filename, path, values)
         else:
             await _create_raw(path, int(values["size"]), str(values.get("preallocation", "off")))
+    except ToolError:
+        raise
     except ImageLocked as error:
         raise ToolError(
             f'{filename}: Failed to get "write" lock Is another process using the image [{path}]?'
@@ -173,6 +181,10 @@ async def create_image(filename: str, fmt: str, values: Values) -> None:
     except RequestError as error:
         raise ToolError(f"{filename}: {error}") from error
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ToolError(
+                f"{filename}: The image size is too large for file format '{fmt}'"
+            ) from error
         raise ToolError(f"{filename}: Could not create '{path}': {error.strerror}") from error
     except QEDError as error:
         raise ToolError(f"{filename}: {error}") from error

@@ -173,6 +173,8 @@ def _is_power_within(value: int, low: int, high: int) -> bool:
 def _known(fmt: str, filename: str | None = None) -> tuple[_Known, ...]:
     if fmt not in _FORMATS:
         where = "" if filename is None else f"{filename}: "
+        if fmt == "blkdebug":
+            raise ToolError(f"{where}Format driver '{fmt}' does not support image creation")
         raise ToolError(f"{where}Unknown file format '{fmt}'")
     return _FORMATS[fmt]
 
