@@ -30,7 +30,8 @@ class Extent:
         start, length: guest bytes.
         kind: seen from the image that was asked.
         zero: whether the run is known to read as zeroes.
-        depth: 0 for the image itself, 1 for its backing file, 2 for that one's, ...
+        depth: 0 for the image itself, 1 for its backing file, 2 for that one's, ...; for what no
+            layer has, the lowest that is long enough to be asked.
         offset: where the run lies in ``path``, in bytes, if it lies there as it is read; else None.
         path: the file that has the bytes, or None.
     """

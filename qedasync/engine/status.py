@@ -114,9 +114,11 @@ class Mapper:
         inside = max(0, min(backing.size - pos, length))
         below = await backing.block_status(pos, inside) if inside else []
         extents = [
-            extent
-            if extent.kind is ExtentKind.UNALLOCATED
-            else replace(extent, kind=ExtentKind.BACKING, depth=extent.depth + 1)
+            replace(
+                extent,
+                kind=extent.kind if extent.kind is ExtentKind.UNALLOCATED else ExtentKind.BACKING,
+                depth=extent.depth + 1,
+            )
             for extent in below
         ]
         end = below[-1].end if below else pos

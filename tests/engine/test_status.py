@@ -75,7 +75,10 @@ async def test_block_status_what_no_layer_has_stays_unallocated() -> None:
             return [Extent(pos, length, NONE, True)]
 
     async with opened(image(), backing=Empty(bytes(SPAN))) as engine:
-        assert await engine.block_status(0, 2 * SPAN) == [Extent(0, 2 * SPAN, NONE, True)]
+        assert await engine.block_status(0, 2 * SPAN) == [
+            Extent(0, SPAN, NONE, True, depth=1),  # that layer was asked, and is the last
+            Extent(SPAN, SPAN, NONE, True),  # it is too short for this
+        ]
 
 
 async def test_block_status_depth_counts_layers() -> None:
