@@ -74,6 +74,7 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._path: str | None = None
         self._closed = asyncio.Event()
+        self._deserted = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ facts
@@ -119,7 +120,10 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         """A client has gone."""
-        self._connections.discard(connection)
+        if connection in self._connections:
+            self._connections.discard(connection)
+            if not self._connections:
+                self._deserted.set()
         self.counters.connections = len(self._connections)
 
     def new_handshake(self) -> ServerHandshake:
@@ -186,6 +190,10 @@ class Server:
 
     def _add(self, listener: asyncio.Server) -> None:
         self._listener = listener
+
+    async def wait_deserted(self) -> None:
+        """Wait until there have been clients, and the last one has left."""
+        await self._deserted.wait()
 
     async def wait_closed(self) -> None:
         """Wait until it has been closed."""

@@ -1,0 +1,23 @@
+"""Names of images on the command line, and the stacks of files behind them."""
+
+from qedasync.cli.nodes.opening import (
+    Access,
+    Node,
+    access_from,
+    errno_of,
+    explain,
+    open_node,
+    policy,
+    resolve_file,
+)
+
+__all__ = [
+    "Access",
+    "Node",
+    "access_from",
+    "errno_of",
+    "explain",
+    "open_node",
+    "policy",
+    "resolve_file",
+]
