@@ -620,6 +620,9 @@ class Engine:
     async def _enter_to_write(self) -> None:
         self.check_writable()
         await self._enter()
+        if self.failure is not None:  # since, while we waited at the gate
+            self.gate.leave()
+            self._check_failure()
 
     def check_writable(self) -> None:
         """Raise ImageClosed, ReadOnly or ImageFailed for an image that takes no writes."""
