@@ -25,7 +25,7 @@ from qedasync.check import (
     LeakRange,
     check_image,
 )
-from qedasync.check.marks import Marks, windows
+from qedasync.check.marks import Flags, Marks, windows
 from qedasync.check.result import LIST_LIMIT
 from qedasync.engine.core import Engine, EngineOptions
 from qedasync.errors import ImageClosed, ImageFailed, ReadOnly, StorageError
@@ -908,33 +908,39 @@ async def test_repair_failed_image_refuses_and_a_check_does_not() -> None:
 
 # ---------------------------------------------------------------------- marks
 
-numbers = st.integers(0, 5000)
+numbers = st.integers(1, 5000)
 
 
+each_kind = pytest.mark.parametrize("kind", [Marks, lambda: Flags(5001)])
+
+
+@each_kind
 @given(runs=st.lists(st.tuples(numbers, st.integers(0, 1300))), start=numbers, stop=numbers)
 def test_marks_runs_answer_what_was_marked_and_gaps_are_the_rest(
-    runs: list[tuple[int, int]], start: int, stop: int
+    kind: Callable[[], Marks | Flags], runs: list[tuple[int, int]], start: int, stop: int
 ) -> None:
-    marks, known = Marks(), set[int]()
+    marks, known = kind(), set[int]()
     for first, n in runs:
         run = set(range(first, first + n))
         assert set(marks.mark_run(first, n)) == run & known
         known |= run
     gaps = {number for first, n in marks.gaps(start, stop) for number in range(first, first + n)}
     assert gaps == set(range(start, stop)) - known
-    assert all((number in marks) == (number in known) for number in range(0, 6400, 7))
 
 
-@given(entries=st.lists(st.integers(0, 300)), shift=st.sampled_from([0, 2]))
-def test_marks_each_entry_answers_the_second_of_its_kind(entries: list[int], shift: int) -> None:
+@each_kind
+@given(marked=st.lists(st.integers(0, 300)))
+def test_marks_each_number_answers_the_second_of_its_kind(
+    kind: Callable[[], Marks | Flags], marked: list[int]
+) -> None:
     known = set[int]()
     doubles = []
-    for i, entry in enumerate(entries):
-        if entry > 1:
-            if entry >> shift in known:
-                doubles.append(i)
-            known.add(entry >> shift)
-    assert Marks().mark_each(entries, shift) == doubles
+    for i, number in enumerate(marked):
+        if number in known:
+            doubles.append(i)
+        if number:
+            known.add(number)
+    assert kind().mark_each(marked) == doubles
 
 
 @given(
@@ -948,19 +954,10 @@ def test_marks_windows_see_everything_once(marked: list[int], max_pages: int, ea
         found = []
         for number in marked:
             if each:
-                found += [number + 2 for _ in marks.mark_each([number + 2], 0)]
+                found += [number + 2 for _ in marks.mark_each([number + 2])]
             else:
                 found += marks.mark_run(number + 2, 1)
         doubles += sum(number >> 9 < marks.stop_page for number in found)
         gaps += sum(n for _, n in marks.gaps(0, 30 * 512))
     assert doubles == len(marked) - len(set(marked))
     assert gaps == 30 * 512 - len(set(marked))
-
-
-def test_marks_discard_forgets_one() -> None:
-    marks = Marks()
-    marks.mark_run(510, 4)
-    marks.discard(511)
-    marks.discard(9999)
-    assert [511 in marks, 512 in marks] == [False, True]
-    assert marks.mark_run(511, 1) == []

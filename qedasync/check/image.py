@@ -131,6 +131,7 @@ def _result(engine: Engine, survey: Survey, repair: Repair | None = None) -> Che
         findings_omitted=found.findings.omitted,
         actions=tuple(actions.items),
         actions_omitted=actions.omitted,
+        cut_short=survey.cut_short,
         read_errno=found.read_errno or survey.read_errno or (repair.read_errno if repair else None),
     )
 
@@ -141,7 +142,9 @@ def _plan(engine: Engine, survey: Survey) -> Bounded[Action]:
     plan.extend(survey.clears)
     if survey.may_cut:
         plan.add(Action(ActionKind.CUT_TAIL, offset=survey.image_end_offset))
-    plan.extend(survey.copies)
-    if engine.need_check.is_set and not survey.check_errors and not survey.left_behind:
+    if not survey.cut_short:
+        plan.extend(survey.copies)
+    is_mended = not survey.left_behind and not survey.cut_short
+    if engine.need_check.is_set and not survey.check_errors and is_mended:
         plan.add(Action(ActionKind.CLEAR_NEED_CHECK))
     return plan

@@ -1,18 +1,22 @@
 """Which clusters are in use: a set of numbers in bounded memory.
 
-Numbers are kept in pages of 512 bits, made when needed; each page is one integer, so a run of any
-length costs a few operations. When there are too many pages the window shrinks: the upper half of
-them is forgotten and numbers from there on are ignored, until another pass looks at them.
+Up to 16 million numbers have a byte each: the fastest there is. More than that are kept in pages of
+512 bits, made when needed; each page is one integer, so a run of any length costs a few operations.
+When there are too many pages the window shrinks: the upper half of them is forgotten and numbers
+from there on are ignored, until another pass looks at them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-__all__ = ["Marks", "windows", "page_of", "MAX_PAGES"]
+__all__ = ["Flags", "Marks", "marks_for", "windows", "page_of", "span_of", "MAX_PAGES"]
 
-MAX_PAGES = 160_000
-"""About 32 MiB; contiguous, enough for 5 TiB of 64 KiB clusters."""
+MAX_PAGES = 80_000
+"""About 16 MiB; contiguous, enough for 2.5 TiB of 64 KiB clusters."""
+
+_PAGE_COST = 200
+"""Bytes of memory."""
 
 _PAGE_BITS = 9
 _PAGE = 1 << _PAGE_BITS
@@ -21,11 +25,66 @@ _FULL = (1 << _PAGE) - 1
 _BIT = [1 << i for i in range(_PAGE)]
 _NO_END = 1 << 64
 _PAGES_AT_ONCE = 128
+_ONES = b"\1" * (1 << 16)
+
+
+def span_of(marks: Marks | Flags) -> tuple[int, int]:
+    """The numbers in the window now."""
+    return marks.first_page << _PAGE_BITS, marks.stop_page << _PAGE_BITS
 
 
 def page_of(number: int) -> int:
     """The page that a number is on."""
     return number >> _PAGE_BITS
+
+
+class Flags:
+    """A set of numbers from 1 to some limit, which may grow.
+
+    Attributes:
+        first_page, stop_page, is_whole: as those of :class:`Marks`; everything is in the window.
+    """
+
+    first_page = 0
+    stop_page = _NO_END
+    is_whole = True
+
+    def __init__(self, limit: int) -> None:
+        self._flags = bytearray(max(limit, 1))
+        self._flags[0] = 1  # so that mark_each can pass over it
+
+    def mark_run(self, first: int, n: int) -> list[int]:
+        """Mark ``n`` numbers from ``first`` on; those that were marked already are answered."""
+        flags, stop = self._flags, first + n
+        if stop > len(flags):
+            flags.extend(bytes(stop - len(flags)))
+        doubles = []
+        if flags.find(1, first, stop) >= 0:
+            doubles = [i for i in range(first, stop) if flags[i]]
+        flags[first:stop] = _ONES[:n] if n <= len(_ONES) else b"\1" * n
+        return doubles
+
+    def mark_each(self, numbers: Sequence[int]) -> list[int]:
+        """Mark each number but 0; answers the indices of those that were marked."""
+        flags = self._flags
+        doubles = []
+        for i, number in enumerate(numbers):
+            if not flags[number]:
+                flags[number] = 1
+            elif number:
+                doubles.append(i)
+        return doubles
+
+    def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The runs ``(first, n)`` of unmarked numbers from ``start`` to ``stop``."""
+        flags = self._flags
+        pos = flags.find(0, start, stop)
+        while pos >= 0:
+            end = flags.find(1, pos, stop)
+            if end < 0:
+                end = stop
+            yield pos, end - pos
+            pos = flags.find(0, end, stop)
 
 
 class Marks:
@@ -46,15 +105,6 @@ class Marks:
         """Whether the window reaches to the end."""
         return self.stop_page == _NO_END
 
-    def __contains__(self, number: int) -> bool:
-        return bool(self._pages.get(number >> _PAGE_BITS, 0) & _BIT[number & _MASK])
-
-    def discard(self, number: int) -> None:
-        """Unmark a number."""
-        page = number >> _PAGE_BITS
-        if number in self:
-            self._pages[page] ^= _BIT[number & _MASK]
-
     def mark_run(self, first: int, n: int) -> list[int]:
         """Mark ``n`` numbers from ``first`` on; those that were marked already are answered."""
         doubles: list[int] = []
@@ -72,24 +122,22 @@ class Marks:
             n -= step
         return doubles
 
-    def mark_each(self, entries: Sequence[int], shift: int) -> list[int]:
-        """Mark ``entry >> shift`` of each entry above 1; answers which of them were marked."""
+    def mark_each(self, numbers: Sequence[int]) -> list[int]:
+        """Mark each number but 0; answers the indices of those that were marked."""
         doubles = []
         pages = self._pages
         first_page, stop_page = self.first_page, self.stop_page
-        for i, entry in enumerate(entries):
-            if entry > 1:
-                number = entry >> shift
-                page = number >> _PAGE_BITS
-                if first_page <= page < stop_page:
-                    bit = _BIT[number & _MASK]
-                    seen = pages.get(page, 0)
-                    if seen & bit:
-                        doubles.append(i)
-                    elif seen or self._make_room(page):
-                        pages[page] = seen | bit
-                    else:
-                        stop_page = self.stop_page
+        for i, number in enumerate(numbers):
+            page = number >> _PAGE_BITS
+            if first_page <= page < stop_page and number:
+                bit = _BIT[number & _MASK]
+                seen = pages.get(page, 0)
+                if seen & bit:
+                    doubles.append(i)
+                elif seen or self._make_room(page):
+                    pages[page] = seen | bit
+                else:
+                    stop_page = self.stop_page
         return doubles
 
     def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -120,6 +168,11 @@ class Marks:
             for number in numbers[len(numbers) // 2 :]:
                 del self._pages[number]
         return page < self.stop_page
+
+
+def marks_for(limit: int, max_pages: int) -> Iterator[Marks | Flags]:
+    """Empty marks for the numbers below ``limit``: once, or for one window after another."""
+    return iter([Flags(limit)]) if limit <= max_pages * _PAGE_COST else windows(max_pages)
 
 
 def windows(max_pages: int) -> Iterator[Marks]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from array import array
 from collections.abc import AsyncIterator, Callable
 from typing import Self
 
 from qedasync.errors import StorageError
 from qedasync.events import Event
 from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, SLICE_ENTRIES, Geometry
-from qedasync.format.table import unpack_entries
 from qedasync.storage.base import ZERO_CHUNK, Storage
 
-__all__ = ["Pacer", "Progress", "TableReader", "read_piece", "is_zero", "PIECE"]
+__all__ = ["Pacer", "Progress", "TableReader", "Hole", "read_piece", "is_zero", "PIECE"]
 
 Progress = Callable[[int, int], None]
 """Called with (done, total), in tables."""
@@ -24,6 +22,7 @@ PIECE = len(ZERO_CHUNK)
 
 _TURN_AFTER = 0.0005
 _ASK_FOR_HOLES_FROM = 64 << 10
+_ZERO_SLICE = bytes(SLICE_BYTES)
 
 
 class Pacer:
@@ -72,6 +71,31 @@ def is_zero(data: bytearray) -> bool:
     return data == (ZERO_CHUNK if len(data) == PIECE else ZERO_CHUNK[: len(data)])
 
 
+class Hole:
+    """The last hole in the file that was come upon; whatever lies there need not be read.
+
+    It grows at both ends, so whoever goes through a large one in any order asks a few times only.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._start = self._end = 0
+
+    def end(self, pos: int) -> int:
+        """Where the hole ends, in whole slices, if ``pos`` is in it; else ``pos``."""
+        return self._end if self._start <= pos < self._end else pos
+
+    async def look(self, pos: int) -> None:
+        """There are zeroes at ``pos``: see how far they go, if the storage knows.
+
+        Raises:
+            StorageError: the storage cannot say.
+        """
+        end = await self._storage.next_data(pos) & -SLICE_BYTES
+        if end > pos and (end != self._end or pos < self._start):
+            self._start, self._end = pos, end
+
+
 class TableReader:
     """Reads tables of one image.
 
@@ -90,10 +114,10 @@ class TableReader:
         self._geometry = geometry
         self._pacer = pacer
         self._on_error = on_error
-        self._hole = (0, 0)
+        self._hole = Hole(storage)
 
-    def l1(self) -> AsyncIterator[tuple[int, array[int]]]:
-        """All of L1 that is not zeroes: the first index of some entries, and these."""
+    def l1(self) -> AsyncIterator[tuple[int, bytes]]:
+        """All slices of L1 that are not zeroes: the first index, and the slice as on disk."""
         return _L1(self.table(self._geometry.l1_table_offset), self._pacer)
 
     def table(self, offset: int) -> AsyncIterator[tuple[int, memoryview]]:
@@ -105,27 +129,19 @@ class TableReader:
 
         None for the bytes says that there is none before ``end``.
         """
-        while (pos := self._past_hole(pos)) < end:
+        while (pos := self._hole.end(pos)) < end:
             length = min(PIECE, end - pos)
             try:
                 data = await read_piece(self._storage, pos, length, Event.CHECK_LOAD)
                 if not is_zero(data):
                     return pos, data
                 if length >= _ASK_FOR_HOLES_FROM:
-                    await self._find_hole(pos)
+                    await self._hole.look(pos)
             except StorageError as error:
                 self._on_error(pos, error)
                 break
             pos += length
         return end, None
-
-    def _past_hole(self, pos: int) -> int:
-        return self._hole[1] if self._hole[0] <= pos < self._hole[1] else pos
-
-    async def _find_hole(self, pos: int) -> None:
-        """Remember how far the zeroes at ``pos`` go, in whole slices, if the storage knows."""
-        end = await self._storage.next_data(pos)
-        self._hole = (pos, end & -SLICE_BYTES)
 
 
 # Iterators, not async generators: one that is not used up leaves no task behind to close it.
@@ -158,14 +174,14 @@ class _L1:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> tuple[int, array[int]]:
+    async def __anext__(self) -> tuple[int, bytes]:
         while True:
             if not self._rest:
                 self._first, self._rest = await anext(self._pieces)
             if self._pacer.due():
                 await self._pacer.pause()
-            first, entries = self._first, unpack_entries(self._rest[:SLICE_BYTES])
+            first, raw = self._first, bytes(self._rest[:SLICE_BYTES])
             self._first += SLICE_ENTRIES
             self._rest = self._rest[SLICE_BYTES:]
-            if any(entries):
-                return first, entries
+            if raw != _ZERO_SLICE:
+                return first, raw

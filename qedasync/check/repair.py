@@ -15,10 +15,13 @@ leaks, and calls an image mended that is not.
 from __future__ import annotations
 
 from array import array
+from contextlib import suppress
 
-from qedasync.check.reader import PIECE, Pacer, Progress, is_zero, read_piece
+from qedasync.check.lanes import as_bytes, as_lanes, indices_of, without
+from qedasync.check.marks import Flags
+from qedasync.check.reader import PIECE, Hole, Pacer, Progress, is_zero, read_piece
 from qedasync.check.result import Action, ActionKind, Bounded
-from qedasync.check.scan import Scanner, invalid_entries, sector_writes
+from qedasync.check.scan import Scanner, sector_writes
 from qedasync.check.survey import Survey
 from qedasync.check.walk import Walk
 from qedasync.engine.core import Engine
@@ -65,7 +68,7 @@ class Repair:
             await self._engine.sync()
         if self.found.may_cut:
             await self._cut()
-        if self.found.to_copy:
+        if self.found.to_copy and not self.found.cut_short:
             await self._mend(_Copying)
             await self._engine.sync()
         if self.actions.items:
@@ -106,7 +109,7 @@ class _Mending(Walk):
     def __init__(
         self, engine: Engine, found: Survey, pacer: Pacer, actions: Bounded[Action]
     ) -> None:
-        super().__init__(engine.storage, engine.geometry, found.shared, pacer, found.max_pages)
+        super().__init__(engine.storage, engine.geometry, found.tables, pacer, found.max_pages)
         self.engine = engine
         self.actions = actions
         self.read_errors = 0
@@ -121,10 +124,12 @@ class _Mending(Walk):
         self.read_errors += 1
         self.read_errno = self.read_errno or error.errno
 
-    def act(self, kind: ActionKind, index: int, l2_index: int | None, value: int) -> None:
-        """Note what is done to an entry."""
-        if self.actions.has_room():
+    def act(self, kind: ActionKind, entries: list[tuple[int, int | None, int]]) -> None:
+        """Note what is done to entries: the L1 index, the L2 index, what they were."""
+        listed = entries[: self.actions.room]
+        for index, l2_index, value in listed:
             self.actions.add(Action(kind, index, l2_index, value))
+        self.actions.omitted += len(entries) - len(listed)
 
 
 class _Clearing(_Mending):
@@ -132,53 +137,66 @@ class _Clearing(_Mending):
 
     async def go_through(self) -> None:
         await self._clear_l1()
-        await super().go_through()
+        scanner = Scanner(self.geometry, self.end_of_file, Flags(0))
+        for index, offset in zip(*self.tables.sound, strict=True):
+            await self.visit(index, offset, scanner)
+            self.pacer.done += 1
+        await self.visit_shared_tables(Flags(0), 0)
 
     async def _clear_l1(self) -> None:
         offset = self.geometry.l1_table_offset
-        async for first, entries in self.reader.l1():
-            valid = {index - first for index, _ in self.valid_tables(first, entries)}
-            invalid = [i for i, entry in enumerate(entries) if entry and i not in valid]
-            for i in invalid:
-                self.act(ActionKind.CLEAR_ENTRY, first + i, None, entries[i])
-            await self._clear(offset, first, entries, invalid, Event.L1_UPDATE)
+        async for first, lanes, wrong in self.l1():
+            if wrong:
+                entries = unpack_entries(as_bytes(lanes))
+                self.act(
+                    ActionKind.CLEAR_ENTRY,
+                    [(first + i, None, entries[i]) for i in indices_of(wrong)],
+                )
+                await self._clear(offset, first, lanes, wrong, Event.L1_UPDATE)
 
     async def visit(self, index: int, offset: int, scanner: Scanner) -> None:
         await self._clear_table(index, offset, scanner)
 
     async def visit_shared(self, index: int, offset: int, scanner: Scanner, used: int) -> None:
-        if index in self.shared.rescued:
-            await self._clear_table(index, offset, scanner, listed=False)
+        await self._clear_table(index, offset, scanner, listed=False)
 
     async def _clear_table(
         self, index: int, offset: int, scanner: Scanner, *, listed: bool = True
     ) -> None:
         async for first, piece in self.table(index, offset, scanner):
-            entries = unpack_entries(piece)
-            invalid = [
-                at // ENTRY_BYTES + i
-                for at in range(0, len(piece), SLICE_BYTES)
-                for i in invalid_entries(
-                    bytes(piece[at : at + SLICE_BYTES]), self.geometry, self.end_of_file
-                )
-            ]
-            for i in invalid if listed else []:
-                self.act(ActionKind.CLEAR_ENTRY, index, first + i, entries[i])
-            await self._clear(offset, first, entries, invalid, Event.L2_UPDATE)
-            await self.pacer.pause()
+            if scanner.run_in(piece):
+                continue
+            for at in range(0, len(piece), SLICE_BYTES):
+                lanes, start = as_lanes(piece[at : at + SLICE_BYTES]), first + at // ENTRY_BYTES
+                wrong = scanner.wrong(lanes) if lanes else 0
+                if wrong:
+                    if listed:
+                        self._note(index, start, lanes, wrong)
+                    await self._clear(offset, start, lanes, wrong, Event.L2_UPDATE)
+                if self.pacer.due():
+                    await self.pacer.pause()
 
-    async def _clear(
-        self, offset: int, first: int, entries: array[int], invalid: list[int], event: Event
-    ) -> None:
-        """Clear some of ``entries``, which begin at ``first`` in the table at ``offset``."""
-        for i in invalid:
-            entries[i] = 0
-        if invalid:
-            await self.storage.write_many(sector_writes(offset, first, entries, invalid, event))
+    def _note(self, index: int, first: int, lanes: int, wrong: int) -> None:
+        entries = unpack_entries(as_bytes(lanes))
+        self.act(
+            ActionKind.CLEAR_ENTRY, [(index, first + i, entries[i]) for i in indices_of(wrong)]
+        )
+
+    async def _clear(self, offset: int, first: int, lanes: int, wrong: int, event: Event) -> None:
+        """Clear the wrong entries of a slice, which begins at ``first`` in the table there."""
+        entries = unpack_entries(as_bytes(without(lanes, wrong)))
+        changed = indices_of(wrong)
+        await self.storage.write_many(sector_writes(offset, first, entries, changed, event))
 
 
 class _Copying(_Mending):
     """Gives every entry but the first that names a cluster a copy of its own."""
+
+    def __init__(
+        self, engine: Engine, found: Survey, pacer: Pacer, actions: Bounded[Action]
+    ) -> None:
+        super().__init__(engine, found, pacer, actions)
+        self._hole = Hole(engine.storage)
 
     async def visit(self, index: int, offset: int, scanner: Scanner) -> None:
         async for first, piece in self.table(index, offset, scanner):
@@ -189,8 +207,7 @@ class _Copying(_Mending):
             old = entries[:]
             changed = await self._separate(entries, trouble.doubles, scanner, used)
             if changed:
-                for i in changed:
-                    self.act(ActionKind.COPY_CLUSTER, index, first + i, old[i])
+                self.act(ActionKind.COPY_CLUSTER, [(index, first + i, old[i]) for i in changed])
                 await self.engine.sync()
                 writes = sector_writes(offset, first, entries, changed, Event.L2_UPDATE)
                 await self.storage.write_many(writes)
@@ -198,9 +215,9 @@ class _Copying(_Mending):
     async def visit_shared(self, index: int, offset: int, scanner: Scanner, used: int) -> None:
         """Copy a table, with copies of the clusters that others name; only then link it."""
         size = self.geometry.table_size
-        if index not in self.shared.rescued or not self.may_copy(size, used):
+        if not self.may_copy(size, used):
             return
-        self.act(ActionKind.COPY_TABLE, index, None, offset)
+        self.act(ActionKind.COPY_TABLE, [(index, None, offset)])
         errors = self.read_errors
         copy = self._take(size, scanner)
         await self.storage.write_zeroes(copy, self.geometry.table_bytes, Event.L2_ALLOC_WRITE)
@@ -213,7 +230,7 @@ class _Copying(_Mending):
         if self.read_errors == errors:
             await self.engine.sync()
             await self._link(index, copy)
-            self.shared.settle(index)
+            self.tables.settle(index, copy)
 
     async def _link(self, index: int, table_offset: int) -> None:
         first = sector_span(index, 1)[0]
@@ -230,12 +247,14 @@ class _Copying(_Mending):
     ) -> list[int]:
         """Let ``doubles`` among ``entries`` name copies; answers which of them do now."""
         changed = []
-        for i in doubles:
-            if self.may_copy(1, used):
-                entry = await self._copy_cluster(entries[i], scanner)
-                if entry is not None:
-                    entries[i] = entry
-                    changed.append(i)
+        for i in doubles[: self.copies_left(used)]:
+            self.may_copy(1, used)
+            entry = await self._copy_cluster(entries[i], scanner)
+            if entry is not None:
+                entries[i] = entry
+                changed.append(i)
+            if self.pacer.due():
+                await self.pacer.pause()
         return changed
 
     async def _copy_cluster(self, offset: int, scanner: Scanner) -> int | None:
@@ -246,6 +265,8 @@ class _Copying(_Mending):
         copy = 0
         for at in range(0, self.geometry.cluster_size, PIECE):
             length = min(PIECE, self.geometry.cluster_size - at)
+            if self._hole.end(offset + at) >= offset + at + length and not copy:
+                continue
             try:
                 data = await read_piece(self.storage, offset + at, length, Event.CHECK_COPY)
             except StorageError as error:
@@ -253,11 +274,16 @@ class _Copying(_Mending):
                 return None
             if not copy:
                 if is_zero(data):
+                    await self._look_for_hole(offset + at)
                     continue
                 copy = self._take(1, scanner)
                 await self.storage.write_zeroes(copy, at, Event.CHECK_COPY)
             await self.storage.write([data], copy + at, Event.CHECK_COPY)
         return copy or ZERO_CLUSTER
+
+    async def _look_for_hole(self, pos: int) -> None:
+        with suppress(StorageError):  # it need not know
+            await self._hole.look(pos)
 
     def _take(self, n: int, scanner: Scanner) -> int:
         """New clusters; from now on they are as valid, and as much in use, as any."""

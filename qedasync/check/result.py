@@ -50,6 +50,8 @@ class FindingKind(StrEnum):
     """A data cluster that an earlier entry names too, or that is part of an L2 table."""
     READ_ERROR = "read-error"
     """A table could not be read."""
+    MOSTLY_LEAKED = "mostly-leaked"
+    """The check was cut short: of tens of millions of clusters most are leaked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,9 @@ class CheckResult:
         findings_omitted: how many findings did not fit.
         actions: what a repair would do, or did, in order.
         actions_omitted: how many actions did not fit.
+        cut_short: whether the check ended early, at an image so wrong that no repair helps: most of
+            a file of many TiB is leaked, and the rest is strewn all over it. That counts as one
+            corruption; leaks and doubly used clusters are counted as far as it came.
         read_errno: the host's error number for the first thing that could not be read, or None.
     """
 
@@ -151,6 +156,7 @@ class CheckResult:
     findings_omitted: int = 0
     actions: tuple[Action, ...] = ()
     actions_omitted: int = 0
+    cut_short: bool = False
     read_errno: int | None = None
 
     @property
@@ -186,6 +192,11 @@ class Bounded(Generic[T]):
             return True
         self.omitted += 1
         return False
+
+    @property
+    def room(self) -> int:
+        """How many more fit."""
+        return LIST_LIMIT - len(self.items)
 
     def add(self, item: T) -> None:
         """Append, if there is room."""

@@ -9,15 +9,17 @@ Source: qemu 7.2 block/qed-check.c: qed_check, qed_check_l1_table, qed_check_l2_
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
+from contextlib import suppress
 from typing import Self
 
-from qedasync.check.marks import Marks, page_of, windows
+from qedasync.check.lanes import as_bytes, indices_of, without
+from qedasync.check.marks import Flags, Marks, page_of, span_of
 from qedasync.check.reader import Pacer
 from qedasync.check.result import Action, ActionKind, Bounded, Finding, FindingKind, LeakRange
 from qedasync.check.scan import Scanner, Trouble
-from qedasync.check.walk import Shared, Walk
+from qedasync.check.tables import TableList
+from qedasync.check.walk import Walk
 from qedasync.errors import StorageError
 from qedasync.format.geometry import ENTRY_BYTES, Geometry
 from qedasync.format.header import usable_file_size
@@ -25,6 +27,12 @@ from qedasync.format.table import unpack_entries
 from qedasync.storage.base import Storage
 
 __all__ = ["Survey"]
+
+_MANY_LEAKS = 1 << 24
+"""Clusters of a window; fewer are no reason to end a check."""
+
+_LOOKED_INTO = 16 << 20
+"""Bytes of shared tables that one check looks into, or two tables; the rest is left behind."""
 
 
 class _Doubles:
@@ -49,7 +57,7 @@ class Survey(Walk):
     """
 
     def __init__(self, storage: Storage, geometry: Geometry, pacer: Pacer, max_pages: int) -> None:
-        super().__init__(storage, geometry, Shared(), pacer, max_pages)
+        super().__init__(storage, geometry, TableList(geometry), pacer, max_pages)
         self._end_of_file = usable_file_size(storage.size, geometry.cluster_size)
         self.corruptions = self.check_errors = 0
         self.read_errno: int | None = None
@@ -77,11 +85,11 @@ class Survey(Walk):
     @property
     def may_cut(self) -> bool:
         """Whether there is a tail that nothing can need: every table has been looked into."""
-        return self.tail > 0 and self.shared.n == self.shared.n_rescued
+        return self.tail > 0 and self.tables.n_shared == len(self.tables.rescued)
 
     async def run(self) -> Self:
         """Look at everything."""
-        await self._find_shared_tables()
+        await self._look_at_l1()
         await self.go_through()
         self._end_leak()
         if self.check_errors:  # what the unread tables name would count as leaked
@@ -103,37 +111,47 @@ class Survey(Walk):
 
     # ---------------------------------------------------------------- L1
 
-    async def _find_shared_tables(self) -> None:
+    async def _look_at_l1(self) -> None:
         """See which tables lie where one may, and which of them lie alone."""
-        bits, size = self.geometry.cluster_bits, self.geometry.table_size
-        for marks in windows(self.max_pages):
-            n_valid = 0
-            doubles: Counter[int] = Counter()
-            marks.mark_run(self.geometry.l1_table_offset >> bits, size)
-            async for first, entries in self.reader.l1():
-                if marks.first_page == 0:
-                    self._note_invalid_tables(first, entries)
-                for index, offset in self.valid_tables(first, entries):
-                    n_valid += 1
-                    taken = marks.mark_run(offset >> bits, size)
-                    if taken:
-                        doubles.update(map(page_of, taken))
-                        self._note_shared_table(index, offset)
-            self.corruptions += _in_window(doubles, marks)
-        self.shared.n_sound = n_valid - self.shared.n
-        self.pacer.total = n_valid
+        tables = self.tables
+        async for first, lanes, wrong in self.l1():
+            if wrong:
+                self._note_invalid_tables(first, lanes, wrong)
+            tables.offsets.extend(filter(None, unpack_entries(as_bytes(without(lanes, wrong)))))
+        for _ in tables.sort():
+            await self.pacer.pause()
+        self.corruptions += tables.n_doubled
+        with suppress(StorageError):  # then all of them are read
+            await tables.find_full(self.storage)
+        if tables.is_hopeless:
+            self._note_hopeless()
+        else:
+            await self._place_tables()
+        tables.end()
+        self.pacer.total = tables.n
 
-    def _note_invalid_tables(self, first: int, entries: array[int]) -> None:
-        valid = dict(self.valid_tables(first, entries))
-        for index, offset in enumerate(entries, first):
-            if offset and index not in valid:
-                self.to_clear += 1
-                self._note_invalid(1, index, None, offset)
+    async def _place_tables(self) -> None:
+        async for first, lanes, wrong in self.l1():
+            entries = unpack_entries(as_bytes(without(lanes, wrong)))
+            before = self.tables.n_shared
+            shared = self.tables.place(first, entries)
+            listed = shared[: self.findings.room]
+            for index, offset in listed:
+                text = f"L1 entry {index} is {offset:#x}, on the L2 table of an earlier entry"
+                self._find(self.findings, FindingKind.SHARED_TABLE, index, None, offset, text)
+            self.findings.omitted += self.tables.n_shared - before - len(listed)
 
-    def _note_shared_table(self, index: int, offset: int) -> None:
-        if self.shared.add(index):
-            text = f"L1 entry {index} is {offset:#x}, on the L2 table of an earlier entry"
-            self._find(self.findings, FindingKind.SHARED_TABLE, index, None, offset, text)
+    def _note_hopeless(self) -> None:
+        offset = min(self.tables.crowded)
+        text = f"so many L2 tables lie on one another, as at {offset:#x}, that none is looked into"
+        self._find(self.findings, FindingKind.SHARED_TABLE, 0, None, offset, text)
+
+    def _note_invalid_tables(self, first: int, lanes: int, wrong: int) -> None:
+        n = wrong.bit_count()
+        self.to_clear += n
+        self.corruptions += n
+        entries = unpack_entries(as_bytes(lanes))
+        self._list_invalid(1, [(first + i, None, entries[i]) for i in indices_of(wrong)])
 
     # ---------------------------------------------------------------- L2
 
@@ -141,24 +159,29 @@ class Survey(Walk):
         async for first, piece in self.table(index, offset, scanner):
             trouble = await self.scan(piece, scanner)
             if trouble:
-                await self._note(index, first, piece, trouble, self.used(scanner))
+                self._note(index, first, piece, trouble, self.used(scanner))
+
+    async def visit_shared_tables(self, marks: Marks | Flags, used: int) -> None:
+        if not self._is_first_pass:
+            await super().visit_shared_tables(marks, used)
+            return
+        tables, scanner = self.tables, Scanner(self.geometry, self._end_of_file, marks)
+        for index, offset in tables.shared[: max(2, _LOOKED_INTO // self.geometry.table_bytes)]:
+            if not self.may_copy(self.geometry.table_size, used):
+                break
+            tables.rescued[index] = offset
+            self._doubles.copies.add(Action(ActionKind.COPY_TABLE, index, None, offset))
+            await self.visit_shared(index, offset, scanner, used)
+        self.to_copy += len(tables.rescued)
+        self.left_behind += tables.n_shared - len(tables.rescued)
 
     async def visit_shared(self, index: int, offset: int, scanner: Scanner, used: int) -> None:
-        if self._is_first_pass:
-            if not self.may_copy(self.geometry.table_size, used):
-                self.left_behind += 1
-                return
-            self.shared.rescue(index)
-            self.to_copy += 1
-            self._doubles.copies.add(Action(ActionKind.COPY_TABLE, index, None, offset))
-        elif index not in self.shared.rescued:
-            return
         async for first, piece in self.table(index, offset, scanner):
             trouble = await self.scan(piece, scanner)
             if trouble:
-                await self._note(index, first, piece, trouble, used, shared=True)
+                self._note(index, first, piece, trouble, used, shared=True)
 
-    async def end_window(self, marks: Marks, scanner: Scanner) -> None:
+    async def end_window(self, marks: Marks | Flags, scanner: Scanner) -> None:
         if self._is_first_pass:
             self.allocated, self.fragmented = scanner.allocated, scanner.fragmented
         self._is_first_pass = False
@@ -170,9 +193,28 @@ class Survey(Walk):
         ]
         self.findings.extend(found.findings)
         self.copies.extend(found.copies)
+        leaks = self.leaks
         await self._count_leaks(marks)
+        self._see_whether_it_is_worth_it(marks, self.leaks - leaks)
 
-    async def _note(
+    def _see_whether_it_is_worth_it(self, marks: Marks | Flags, leaks: int) -> None:
+        """End here if there are more windows, and most of this one is leaked.
+
+        A sound image has no leaks, so it is looked at whole, however large it is. This one has two
+        million entries that are strewn over a file of many TiB.
+        """
+        start, stop = span_of(marks)
+        if marks.is_whole or self.check_errors or leaks < max(_MANY_LEAKS, (stop - start) // 2):
+            return
+        self.cut_short = True
+        self.corruptions += 1
+        self._end_leak()
+        self.tail = 0
+        offset = stop << self.geometry.cluster_bits
+        text = f"most clusters are leaked up to file offset {offset:#x}, so the check ends there"
+        self._find(self.findings, FindingKind.MOSTLY_LEAKED, 0, None, offset, text)
+
+    def _note(
         self,
         index: int,
         first: int,
@@ -184,37 +226,48 @@ class Survey(Walk):
     ) -> None:
         """Note what is wrong in a piece of a table; in a shared one it is a mere consequence."""
         entries = unpack_entries(piece)
+        n_copied = min(len(trouble.doubles), self.copies_left(used))
+        self.may_copy(n_copied, used)
+        self.to_copy += n_copied
+        self.left_behind += len(trouble.doubles) - n_copied
         if self._is_first_pass:
             self.to_clear += len(trouble.invalid)
-            for i in [] if shared else trouble.invalid:
-                self._note_invalid(2, index, first + i, entries[i])
-                if self.pacer.due():
-                    await self.pacer.pause()
-        for i in trouble.doubles:
-            copied = self.may_copy(1, used)
-            self.to_copy += copied
-            self.left_behind += not copied
-            if not shared:
-                self._note_double(index, first + i, entries[i], copied)
-            if self.pacer.due():
-                await self.pacer.pause()
+        if shared:
+            return
+        if self._is_first_pass:
+            self.corruptions += len(trouble.invalid)
+            self._list_invalid(2, [(index, first + i, entries[i]) for i in trouble.invalid])
+        shift = self.geometry.cluster_bits
+        self._doubles.per_page.update(page_of(entries[i] >> shift) for i in trouble.doubles)
+        doubles = [(first + i, entries[i]) for i in trouble.doubles]
+        self._list_doubles(index, doubles, n_copied)
 
-    def _note_invalid(self, level: int, index: int, l2_index: int | None, entry: int) -> None:
-        self.corruptions += 1
-        where = f"L1 entry {index}" if level == 1 else f"L2 entry {l2_index} of table {index}"
-        what = "L2 table" if level == 1 else "data cluster"
-        text = f"{where} is {entry:#x}, where no {what} can be"
-        self._find(self.findings, FindingKind.INVALID_ENTRY, index, l2_index, entry, text)
-        if self.clears.has_room():
+    def _list_invalid(self, level: int, invalid: list[tuple[int, int | None, int]]) -> None:
+        """List entries of one level: the L1 index, the L2 index, the entry."""
+        listed = invalid[: self.findings.room]
+        for index, l2_index, entry in listed:
+            where = f"L1 entry {index}" if level == 1 else f"L2 entry {l2_index} of table {index}"
+            what = "L2 table" if level == 1 else "data cluster"
+            text = f"{where} is {entry:#x}, where no {what} can be"
+            self._find(self.findings, FindingKind.INVALID_ENTRY, index, l2_index, entry, text)
+        self.findings.omitted += len(invalid) - len(listed)
+        listed = invalid[: self.clears.room]
+        for index, l2_index, entry in listed:
             self.clears.add(Action(ActionKind.CLEAR_ENTRY, index, l2_index, entry))
+        self.clears.omitted += len(invalid) - len(listed)
 
-    def _note_double(self, index: int, l2_index: int, entry: int, copied: bool) -> None:
-        doubles = self._doubles
-        doubles.per_page[page_of(entry >> self.geometry.cluster_bits)] += 1
-        text = f"L2 entry {l2_index} of table {index} is {entry:#x}, a cluster in use already"
-        self._find(doubles.findings, FindingKind.SHARED_CLUSTER, index, l2_index, entry, text)
-        if copied and doubles.copies.has_room():
-            doubles.copies.add(Action(ActionKind.COPY_CLUSTER, index, l2_index, entry))
+    def _list_doubles(self, index: int, doubles: list[tuple[int, int]], n_copied: int) -> None:
+        """List entries of a table: the L2 index, the entry. The first ``n_copied`` get a copy."""
+        findings, copies = self._doubles.findings, self._doubles.copies
+        listed = doubles[: findings.room]
+        for l2_index, entry in listed:
+            text = f"L2 entry {l2_index} of table {index} is {entry:#x}, a cluster in use already"
+            self._find(findings, FindingKind.SHARED_CLUSTER, index, l2_index, entry, text)
+        findings.omitted += len(doubles) - len(listed)
+        listed = doubles[: min(n_copied, copies.room)]
+        for l2_index, entry in listed:
+            copies.add(Action(ActionKind.COPY_CLUSTER, index, l2_index, entry))
+        copies.omitted += n_copied - len(listed)
 
     def _find(
         self,
@@ -234,7 +287,7 @@ class Survey(Walk):
 
     # ------------------------------------------------------------- leaks
 
-    async def _count_leaks(self, marks: Marks) -> None:
+    async def _count_leaks(self, marks: Marks | Flags) -> None:
         stop = self._end_of_file >> self.geometry.cluster_bits
         for first, n in marks.gaps(self.geometry.header_size, stop):
             if n:
@@ -254,10 +307,12 @@ class Survey(Walk):
     def _end_leak(self) -> None:
         bits = self.geometry.cluster_bits
         start, end = self._leak
+        if end and self.leak_ranges.has_room():
+            leak = LeakRange(start << bits, (end - start) << bits)
+            self.leak_ranges.items.append(leak)
         if end:
-            self.leak_ranges.add(LeakRange(start << bits, (end - start) << bits))
             self.tail = end - start if end << bits == self._end_of_file else 0
 
 
-def _in_window(per_page: Counter[int], marks: Marks) -> int:
+def _in_window(per_page: Counter[int], marks: Marks | Flags) -> int:
     return sum(n for page, n in per_page.items() if page < marks.stop_page)

@@ -8,75 +8,41 @@ to the sound tables.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from array import array
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
-from qedasync.check.marks import Marks, windows
+from qedasync.check.lanes import Judge, as_lanes
+from qedasync.check.marks import Flags, Marks, marks_for, page_of, span_of
 from qedasync.check.reader import Pacer, TableReader
 from qedasync.check.scan import Scanner, Trouble
+from qedasync.check.tables import TableList
 from qedasync.errors import StorageError
-from qedasync.format.geometry import SLICE_BYTES, SLICE_ENTRIES, Geometry
+from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, SLICE_ENTRIES, Geometry
 from qedasync.storage.base import Storage
 
-__all__ = ["Walk", "Shared"]
+__all__ = ["Walk"]
 
 _ALWAYS_COPIED = 64 << 20
-
-
-class Shared:
-    """The L2 tables that share clusters with that of an earlier L1 entry, by L1 index.
-
-    Attributes:
-        indices: all of them.
-        rescued: those that a repair copies.
-        n, n_rescued: how many there are.
-        n_sound: how many tables lie alone, or were there first.
-    """
-
-    def __init__(self) -> None:
-        self.indices = Marks()
-        self.rescued = Marks()
-        self.n = 0
-        self.n_rescued = 0
-        self.n_sound = 0
-
-    def add(self, index: int) -> bool:
-        """Note a shared table; False if it was known."""
-        if self.indices.mark_run(index, 1):
-            return False
-        self.n += 1
-        return True
-
-    def rescue(self, index: int) -> None:
-        """Note that a repair copies this one."""
-        self.rescued.mark_run(index, 1)
-        self.n_rescued += 1
-
-    def settle(self, index: int) -> None:
-        """It has been copied, and is a table like any other."""
-        self.indices.discard(index)
-        self.rescued.discard(index)
-        self.n -= 1
-        self.n_rescued -= 1
+_MOST_COPIES = 1 << 16
 
 
 class Walk(ABC):
     """A walk through all tables.
 
-    Copies are counted before they are made, and may at most double what the image uses: a hostile
-    image names one cluster a million times.
+    Copies are counted before they are made, and may at most double what the image uses, nor be more
+    than 65536 at once: a hostile image names one cluster a million times.
     """
 
     def __init__(
-        self, storage: Storage, geometry: Geometry, shared: Shared, pacer: Pacer, max_pages: int
+        self, storage: Storage, geometry: Geometry, tables: TableList, pacer: Pacer, max_pages: int
     ) -> None:
         self.storage = storage
         self.geometry = geometry
-        self.shared = shared
+        self.tables = tables
         self.pacer = pacer
         self.reader = TableReader(storage, geometry, pacer, self.on_read_error)
         self.reading: int | None = None  # the L1 index whose table is being read
         self.max_pages = max_pages
+        self.cut_short = False  # no more windows
         self._copies = 0
 
     @property
@@ -96,51 +62,51 @@ class Walk(ABC):
     async def visit_shared(self, index: int, offset: int, scanner: Scanner, used: int) -> None:
         """A shared table; ``used`` clusters are in use without those."""
 
-    async def end_window(self, marks: Marks, scanner: Scanner) -> None:
+    async def end_window(self, marks: Marks | Flags, scanner: Scanner) -> None:
         """All of the image has been marked, in the window of ``marks``."""
         return
 
     async def go_through(self) -> None:
         """Visit all tables, once for each window."""
-        for marks in windows(self.max_pages):
+        for marks in marks_for(self.end_of_file >> self.geometry.cluster_bits, self.max_pages):
             self.pacer.done = 0
             await self._mark_tables(marks)
             scanner = Scanner(self.geometry, self.end_of_file, marks)
-            async for first, entries in self.reader.l1():
-                for index, offset in self.tables(first, entries, shared=False):
-                    await self.visit(index, offset, scanner)
-                    self.pacer.done += 1
-            if self.shared.n:
-                await self._visit_shared_tables(marks, self.used(scanner))
+            for index, offset in zip(*self.tables.sound, strict=True):
+                await self.visit(index, offset, scanner)
+                self.pacer.done += 1
+            if self.tables.n_shared:
+                await self.visit_shared_tables(marks, self.used(scanner))
             await self.end_window(marks, scanner)
+            if self.cut_short:
+                break
+            self.pacer.done = self.pacer.total
             self.pacer.report()
 
-    async def _mark_tables(self, marks: Marks) -> None:
-        bits, size = self.geometry.cluster_bits, self.geometry.table_size
-        marks.mark_run(self.geometry.l1_table_offset >> bits, size)
-        async for first, entries in self.reader.l1():
-            for _, offset in self.valid_tables(first, entries):
-                marks.mark_run(offset >> bits, size)
+    async def _mark_tables(self, marks: Marks | Flags) -> None:
+        marks.mark_run(
+            self.geometry.l1_table_offset >> self.geometry.cluster_bits, self.geometry.table_size
+        )
+        for first, n in self.tables.runs(*span_of(marks)):
+            if page_of(first) >= marks.stop_page:
+                break  # the window has shrunk meanwhile
+            marks.mark_run(first, n)
+            if self.pacer.due():
+                await self.pacer.pause()
 
-    async def _visit_shared_tables(self, marks: Marks, used: int) -> None:
+    async def visit_shared_tables(self, marks: Marks | Flags, used: int) -> None:
+        """Visit the shared tables that a repair copies."""
         scanner = Scanner(self.geometry, self.end_of_file, marks)
-        async for first, entries in self.reader.l1():
-            for index, offset in self.tables(first, entries, shared=True):
-                await self.visit_shared(index, offset, scanner, used)
-                self.pacer.done += 1
+        for index, offset in list(self.tables.rescued.items()):
+            await self.visit_shared(index, offset, scanner, used)
+            self.pacer.done += 1
 
-    def valid_tables(self, first: int, entries: array[int]) -> Iterator[tuple[int, int]]:
-        """The index and file offset of each table that lies where one may lie."""
-        valid = self.geometry.check_table_offset
-        for index, offset in enumerate(entries, first):
-            if offset and valid(offset, self.end_of_file):
-                yield index, offset
-
-    def tables(self, first: int, entries: array[int], *, shared: bool) -> Iterator[tuple[int, int]]:
-        """Of the valid tables those that are shared, or those that are not."""
-        for index, offset in self.valid_tables(first, entries):
-            if (index in self.shared.indices) is shared:
-                yield index, offset
+    async def l1(self) -> AsyncIterator[tuple[int, int, int]]:
+        """The slices of L1: the first index, the entries and which of them are wrong, as lanes."""
+        judge = Judge(self.geometry, self.end_of_file, tables=True)
+        async for first, raw in self.reader.l1():
+            lanes = as_lanes(raw)
+            yield first, lanes, judge.wrong(lanes)
 
     def table(
         self, index: int, offset: int, scanner: Scanner
@@ -152,6 +118,12 @@ class Walk(ABC):
 
     async def scan(self, piece: memoryview, scanner: Scanner) -> Trouble:
         """Judge a piece of a table; gives the loop turns."""
+        first = scanner.run_in(piece)
+        if first:
+            trouble = scanner.scan_run(first, len(piece) // ENTRY_BYTES)
+            if self.pacer.due():
+                await self.pacer.pause()
+            return trouble
         trouble = Trouble()
         for n in range(len(piece) // SLICE_BYTES):
             found = scanner.scan(bytes(piece[n * SLICE_BYTES : (n + 1) * SLICE_BYTES]))
@@ -163,12 +135,17 @@ class Walk(ABC):
 
     def used(self, scanner: Scanner) -> int:
         """How many clusters are known to be in use."""
-        tables = (1 + self.shared.n_sound) * self.geometry.table_size
+        tables = (1 + self.tables.n_sound) * self.geometry.table_size
         return tables + scanner.allocated - scanner.bad
 
     def may_copy(self, n: int, used: int) -> bool:
         """Whether ``n`` clusters more may be copied; counts them if so."""
-        if self._copies + n > max(used, _ALWAYS_COPIED >> self.geometry.cluster_bits):
+        if n > self.copies_left(used):
             return False
         self._copies += n
         return True
+
+    def copies_left(self, used: int) -> int:
+        """How many clusters more may be copied."""
+        most = max(used, _ALWAYS_COPIED >> self.geometry.cluster_bits)
+        return min(most, _MOST_COPIES) - self._copies
