@@ -34,6 +34,7 @@ VERBS = {
         "dd",
         "bench",
         "io",
+        "serve",
         "snapshot",
         "amend",
         "help",
@@ -94,13 +95,11 @@ def _guarded(words: list[str]) -> int:
 
 def _dispatch(words: list[str]) -> int:
     link = link_name()
-    if link == "qemu-nbd":
-        raise ToolError("NBD comes with 'qedasync serve', which does not exist yet")
     verb, *rest = words or [""]
     if verb in ("-V", "--version") or (verb == "version" and link is None):
         return _print_version(link)
-    if link == "qemu-io":
-        return _main_of("io")(words)
+    if link in ("qemu-io", "qemu-nbd"):
+        return _main_of("io" if link == "qemu-io" else "serve")(words)
     if verb in ("-h", "--help"):
         return _show_help(*rest[:1])
     if not verb:

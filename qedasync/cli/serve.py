@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 import qedasync
 from qedasync import nbd
 from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, parse
+from qedasync.cli.run import link_name
 from qedasync.nbd.metrics import serve_metrics
 
 __all__ = ["VERB", "main"]
@@ -46,6 +47,9 @@ VERB = Verb(
         Option("", "allow", "CN", "let in only clients whose certificate has this common name"),
         Option("", "pid-file", "FILE", "write the process number there once it listens"),
         Option("", "metrics", "PORT", "serve /metrics for Prometheus on this port"),
+        Option("", "aio", "MODE", "taken for qemu-nbd's sake; the fastest way there is, is used"),
+        Option("", "discard", "MODE", "taken for qemu-nbd's sake; discards reach the image"),
+        Option("", "fork", "", "go to the background once it listens"),
         Option("", "backing", "POLICY", "which backing files an image may name", ("deny", "any")),
     ),
     text="""\
@@ -84,13 +88,40 @@ class _Wish:
     metrics: int | None
     tls: Callable[[], ssl.SSLContext] | None
     allow: tuple[str, ...]
+    quiet: bool
 
 
 def main(words: Sequence[str]) -> int:
     """Run ``qedasync serve``; answers the exit code."""
     from qedasync.cli.run import run_async
 
-    return run_async(_serve(_understand(parse(VERB, words))))
+    parsed = parse(VERB, words)
+    wish = _understand(parsed)
+    listening = _fork() if parsed.has("fork") else None
+    if listening == _PARENT:
+        return 0
+    return run_async(_serve(wish, listening))
+
+
+_PARENT = -1
+
+
+def _fork() -> int:
+    """Go on in a child; answers a descriptor to close once it listens, in the parent _PARENT.
+
+    Raises:
+        ToolError: the child ended before it listened; it has said why.
+    """
+    ready, listening = os.pipe()
+    if os.fork() == 0:
+        os.close(ready)
+        os.setsid()
+        return listening
+    os.close(listening)
+    with os.fdopen(ready, "rb") as pipe:
+        if pipe.read() != b"1":
+            raise SystemExit(1)
+    return _PARENT
 
 
 def _understand(parsed: Parsed) -> _Wish:
@@ -110,7 +141,8 @@ def _understand(parsed: Parsed) -> _Wish:
     policies: dict[str | None, str | bool] = {"deny": False, "same-dir": "auto", "any": "any"}
     if policy not in policies:
         raise ToolError(f"serve: --backing is {policy!r}; it must be deny, same-dir or any")
-    port = _number(parsed, "port", 65535)
+    port, shared = _number(parsed, "port", 65535), _number(parsed, "shared", 1_000_000)
+    as_qemu = link_name() == "qemu-nbd"
     return _Wish(
         images=tuple(parsed.names),
         names=tuple(names),
@@ -119,7 +151,7 @@ def _understand(parsed: Parsed) -> _Wish:
         readonly=parsed.has("read-only"),
         cache=cache,
         backing=policies[policy],
-        shared=_number(parsed, "shared", 1_000_000) or 1000,
+        shared=(1 if as_qemu and shared is None else shared) or 1000,
         persistent=parsed.has("persistent"),
         host=parsed.last("bind", "127.0.0.1") or "",
         port=10809 if port is None else port,
@@ -128,6 +160,7 @@ def _understand(parsed: Parsed) -> _Wish:
         metrics=_number(parsed, "metrics", 65535),
         tls=_tls(parsed),
         allow=tuple(parsed.all("allow")),
+        quiet=as_qemu,
     )
 
 
@@ -157,7 +190,7 @@ def _tls(parsed: Parsed) -> Callable[[], ssl.SSLContext] | None:
 # ------------------------------------------------------------------- the server
 
 
-async def _serve(wish: _Wish) -> int:
+async def _serve(wish: _Wish, listening: int | None) -> int:
     tls = None if wish.tls is None else wish.tls()
     async with AsyncExitStack() as stack:
         exports: dict[str, nbd.Export] = {}
@@ -185,10 +218,23 @@ async def _serve(wish: _Wish) -> int:
         if wish.pid_file is not None:
             stack.callback(_remove, wish.pid_file)
             _write_pid(wish.pid_file)
-        for name in exports:
-            print(server.uri(name), flush=True)
+        if not wish.quiet:
+            for name in exports:
+                print(server.uri(name), flush=True)
+        if listening is not None:
+            _leave_the_terminal(listening)
         await _until_told(server, wish)
     return 0
+
+
+def _leave_the_terminal(listening: int) -> None:
+    """Tell the parent that we listen, and let go of what we share with it."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(nowhere, fd)
+    os.close(nowhere)
+    os.write(listening, b"1")
+    os.close(listening)
 
 
 async def _open(path: str, wish: _Wish) -> Any:
@@ -202,7 +248,10 @@ async def _open(path: str, wish: _Wish) -> Any:
 
 def _looks_like(path: str) -> str:
     """``"qed"`` or ``"raw"``, by the first bytes; nothing is waited for."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ToolError(f"Could not open '{path}': {error.strerror}") from error
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return "raw"
