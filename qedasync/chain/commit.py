@@ -205,7 +205,8 @@ async def empty_image(engine: Engine) -> None:
             nobody knows which, the image has failed.
 
     Locks: the caller has the image to itself (``Engine.exclusive``). Order: L1 is durable before
-    the file is cut, and the cut before clusters are handed out again.
+    the file is cut. The cut needs no flush of its own: with a backing file, whatever is handed out
+    next is flushed before anything names it.
     """
     tables, geometry = engine.tables, engine.geometry
     await tables.loads_ended()
@@ -214,7 +215,6 @@ async def empty_image(engine: Engine) -> None:
     tables.reset(array("Q", bytes(ENTRY_BYTES * len(tables.l1))))
     await engine.storage.truncate(geometry.l1_end)
     engine.allocator.end_of_file = geometry.l1_end
-    await engine.sync()
 
 
 async def _clear_l1(engine: Engine) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "Case",
     "Files",
     "header_of",
+    "image_file",
     "jittery",
     "make",
     "open_stack",
