@@ -20,7 +20,9 @@ __all__ = [
     "OUTPUT",
     "QUIET",
     "as_json",
+    "beside",
     "cache_word",
+    "is_path",
     "one_name",
     "open_named",
     "refuse_object",
@@ -97,6 +99,20 @@ async def open_named(parsed: Parsed, name: str, **access: Any) -> Node:
     if fmt is not None and image_opts:
         raise ToolError("--image-opts and --format are mutually exclusive")
     return await open_node(name, fmt, access_from(parsed, **access), image_opts=image_opts)
+
+
+def beside(image: str, name: str) -> str:
+    """The path of the backing file that an image names: a relative one starts where the image is.
+
+    The names of other protocols are answered as they are; see :func:`is_path`.
+    """
+    directory = image[: image.rfind("/") + 1]
+    return name if name.startswith("/") or not is_path(name) else directory + name
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is a plain path, not one like ``nbd://...`` or ``json:...``."""
+    return ":" not in name.partition("/")[0]
 
 
 _ESCAPE = r"\\\\|\\u(d[89ab]..\\ud[c-f]..)|\\u(d[89a-f]..)|\\u(....)"  # in lower-case JSON

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qedasync.cli.common import BACKING, FORMATS, OBJECT, QUIET, refuse_object
+from qedasync.cli.common import BACKING, FORMATS, OBJECT, QUIET, beside, refuse_object
 from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, parse
 from qedasync.errors import ImageLocked, QEDError, RequestError
 
@@ -126,10 +126,12 @@ async def _look_at_backing(parsed: Parsed, filename: str, values: Values) -> Non
     if not parsed.has("u"):
         from qedasync.cli.nodes import access_from, open_node
 
+        path = beside(filename, name)
         try:
-            node = await open_node(beside(filename, name), _text(fmt), access_from(parsed))
+            node = await open_node(path, _text(fmt), access_from(parsed))
         except ToolError as error:
-            raise ToolError(f"{filename}: {error} Could not open backing image.") from error
+            why = str(error).removeprefix(f"Could not open '{path}': ")
+            raise ToolError(f"{filename}: {why} Could not open backing image.") from error
         try:
             if fmt is None:
                 raise ToolError(
@@ -141,14 +143,6 @@ async def _look_at_backing(parsed: Parsed, filename: str, values: Values) -> Non
             await node.close()
     elif fmt is None:
         raise ToolError(f"{filename}: Backing file specified without backing format")
-
-
-def beside(filename: str, name: str) -> str:
-    """Where a backing file of that name lies: a relative one starts at the image's directory."""
-    directory = os.path.dirname(filename.removeprefix("file:"))
-    if not directory or name.startswith(("/", "json:")) or ":" in name.partition("/")[0]:
-        return name
-    return os.path.join(directory, name)
 
 
 def _text(value: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ from qedasync.cli.common import (
     OBJECT,
     OUTPUT,
     as_json,
+    beside,
+    is_path,
     one_name,
     open_named,
     refuse_object,
     wants_json,
 )
-from qedasync.cli.options import Example, Option, Parsed, Verb, parse
+from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, parse
 
 if TYPE_CHECKING:
     from qedasync.cli.nodes import Node
@@ -72,35 +75,70 @@ def main(words: Sequence[str]) -> int:
 
 async def _look(parsed: Parsed, name: str) -> list[dict[str, Any]]:
     """The facts about the image and, if asked for, the files below it."""
-    node = await open_named(parsed, name, no_backing=True, check=False)
-    found = [await _facts_and_close(node)]
+    from qedasync.cli.nodes import access_from, open_node
+
+    facts, file = await _facts(await open_named(parsed, name, no_backing=True, check=False))
+    found, passed = [facts], {file}
+    while parsed.has("backing-chain") and "backing-filename" in facts:
+        path, fmt = _allowed(parsed, file, facts, len(found)), facts.get("backing-filename-format")
+        if _is_among(path, passed) or len(passed) > _MAX_CHAIN:
+            raise ToolError(f"Backing file '{path}' creates an infinite loop.")
+        below = access_from(parsed, no_backing=True, check=False)
+        facts, file = await _facts(await open_node(path, fmt, below))
+        found.append(facts)
+        passed.add(file)
     return found
 
 
-async def _facts_and_close(node: Node) -> dict[str, Any]:
-    try:
-        return _facts(node)
-    finally:
-        await node.close()
+def _is_among(path: str, others: set[str]) -> bool:
+    return os.path.realpath(path) in map(os.path.realpath, others)
 
 
-def _facts(node: Node) -> dict[str, Any]:
-    """What qemu-img says in JSON, in its order."""
-    disk: Any = node.disk
-    name = getattr(disk, "backing_file", None)
+def _allowed(parsed: Parsed, image: str, facts: dict[str, Any], depth: int) -> str:
+    """The path of the backing file that the image names.
+
+    Differs from QEMU: it opens whatever the image names.
+
+    Raises:
+        ToolError: the policy does not let us open it.
+    """
+    import qedasync
+    from qedasync.cli.nodes import explain, policy
+
+    name, path = str(facts["backing-filename"]), str(facts["full-backing-filename"])
+    real = os.path.realpath(path)
+    rule = policy(parsed.last("backing"))
+    request = qedasync.BackingRequest(name, real, image, depth)
+    if not is_path(name):
+        allowed = False
+    elif callable(rule):
+        allowed = rule(request)
+    else:
+        allowed = rule == "any" or os.path.dirname(real) == os.path.dirname(os.path.realpath(image))
+    if not allowed:
+        raise ToolError(explain(qedasync.BackingRefused("", name=name), name))
+    return path
+
+
+async def _facts(node: Node) -> tuple[dict[str, Any], str]:
+    """What qemu-img says in JSON, in its order, and the file; closes the image."""
+    import qedasync
+
+    disk, name = node.disk, getattr(node.disk, "backing_file", None)
     facts = {
         "backing-filename-format": getattr(disk, "backing_format", None),
         "virtual-size": disk.size,
         "filename": node.filename,
         "cluster-size": getattr(disk, "cluster_size", None),
         "format": node.format,
-        "actual-size": 0,
-        "full-backing-filename": name,
+        "actual-size": node.allocated,
+        "full-backing-filename": None if name is None else beside(node.file or disk.path, name),
         "backing-filename": name,
         # Differs from QEMU: it says false whenever it has opened the image.
-        "dirty-flag": "NEED_CHECK" in str(getattr(disk, "features", "")),
+        "dirty-flag": qedasync.Features.NEED_CHECK in getattr(disk, "features", ()),
     }
-    return {key: value for key, value in facts.items() if value is not None}
+    await node.close()
+    return {key: value for key, value in facts.items() if value is not None}, node.file
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
@@ -109,7 +147,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"image: {facts['filename']}"
     yield f"file format: {facts['format']}"
     yield f"virtual size: {shown_size(size)} ({size} bytes)"
-    yield f"disk size: {shown_size(facts['actual-size'])}"
+    actual = facts.get("actual-size")
+    yield f"disk size: {'unavailable' if actual is None else shown_size(actual)}"
     if "cluster-size" in facts:
         yield f"cluster_size: {facts['cluster-size']}"
     if facts["dirty-flag"]:

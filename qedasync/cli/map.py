@@ -102,12 +102,12 @@ async def _runs(disk: Disk, pos: int, end: int) -> AsyncIterator[list[Extent]]:
                 raise
             step = max(step >> 3, _SMALLEST_STEP)
             continue
-        yield runs
         pos = runs[-1].end
         if len(runs) < _FEW:
             step <<= 1
         elif len(runs) > _MANY:
             step >>= 1
+        yield runs
 
 
 class _Printer:

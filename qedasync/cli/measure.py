@@ -20,6 +20,7 @@ from qedasync.cli.common import (
 from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, parse
 
 if TYPE_CHECKING:
+    from qedasync import Disk
     from qedasync.cli.format_options import Values
 
 __all__ = ["VERB", "main"]
@@ -100,16 +101,8 @@ def _values(text: str, fmt: str) -> Values:
 
 async def _measure(parsed: Parsed, length: int | None, values: Values) -> tuple[int, int]:
     """The bytes needed, and at most."""
-    import qedasync
-
-    options = {
-        "format": str(values["format"]),
-        "cluster_size": int(values.get("cluster_size", 65536)),
-        "table_size": int(values.get("table_size", 4)),
-    }
     if length is not None:
-        found = await qedasync.measure(-(-length // 512) * 512, **options)
-        return found.required, found.fully_allocated
+        return await _room(-(-length // 512) * 512, values)
     node = await open_named(parsed, parsed.names[0])
     try:
         if parsed.has("l"):
@@ -117,7 +110,22 @@ async def _measure(parsed: Parsed, length: int | None, values: Values) -> tuple[
                 f"Failed to load snapshot: Block format '{node.format}' used by device '' does not"
                 " support temporarily loading internal snapshots"
             )
-        found = await qedasync.measure(node.disk, **options)
+        return await _room(node.disk, values)
     finally:
         await node.close()
+
+
+async def _room(source: Disk | int, values: Values) -> tuple[int, int]:
+    """For a new image with the content of a disk, or of so many bytes without any."""
+    if values["format"] == "raw":
+        size = source if isinstance(source, int) else source.size
+        return size, size
+    import qedasync
+
+    found = await qedasync.measure(
+        source,
+        format="qed",
+        cluster_size=int(values["cluster_size"]),
+        table_size=int(values.get("table_size", 4)),
+    )
     return found.required, found.fully_allocated

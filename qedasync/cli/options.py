@@ -91,6 +91,7 @@ class HelpAsked(Exception):
         self.verb = verb
 
 
+_NEVER_SHORT = ("backing", "progress")
 _HELP = Option("h", "help", "", "show this")
 
 
@@ -148,8 +149,10 @@ def parse(verb: Verb, words: Sequence[str]) -> Parsed:
 def _take_long(verb: Verb, word: str, rest: list[str]) -> tuple[str, str]:
     """One long option; its value may be the next of ``rest``, which is in reverse."""
     name, equals, value = word[2:].partition("=")
-    matches = [option for option in (*verb.options, _HELP) if option.long.startswith(name)]
-    exact = [option for option in matches if option.long == name]
+    known = (*verb.options, _HELP)
+    exact = [option for option in known if option.long == name]
+    # What qemu-img has not makes nothing ambiguous that is not so there.
+    matches = [o for o in known if o.long.startswith(name) and o.long not in _NEVER_SHORT]
     if len(exact or matches) != 1:
         raise ToolError(f"unrecognized option '{word}'")
     option = (exact or matches)[0]

@@ -15,7 +15,7 @@ from qedasync.cli.common import (
     open_named,
     refuse_object,
 )
-from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, parse
+from qedasync.cli.options import Example, HelpAsked, Option, Parsed, ToolError, Verb, parse
 from qedasync.errors import QEDError, RequestError
 
 if TYPE_CHECKING:
@@ -55,11 +55,13 @@ def main(words: Sequence[str]) -> int:
     """Run ``qedasync resize``; answers the exit code."""
     from qedasync.cli.run import run_async
 
-    if "--help" not in words and "-h" not in words and len(words) < 2:
+    if words and words[-1] in ("-h", "--help"):
+        raise HelpAsked(VERB)
+    if len(words) < 2:
         raise ToolError("Not enough arguments")
     # The size comes last and may begin with "-", which makes it no option.
-    size = "" if words[-1] in ("--help", "-h") else words[-1]
-    parsed = parse(VERB, words[:-1] if size else words)
+    *others, size = words
+    parsed = parse(VERB, others)
     refuse_object(parsed)
     mode = parsed.last("preallocation", "off") or ""
     if mode not in _MODES:

@@ -50,7 +50,7 @@ x.qed 1M -f qed
 -f qed -o size=1M x.qed
 -f qed -o cluster_size=4k x.qed 2M
 -f qed -o cluster_size=4096,table_size=2 x.qed 2M
--f qed -o cluster_size=64M,table_size=16 x.qed 0
+-f qed -o cluster_size=1M,table_size=16 x.qed 0
 -f qed -o table_size=16 x.qed 2M
 -f qed -o table_size=16 -o cluster_size=8k x.qed 2M
 -f qed -o cluster_size=4k -o cluster_size=8k x.qed 2M

@@ -88,7 +88,6 @@ short.qed
 --backing-chain nope.qed
 --backing-chain --output=json nope.qed
 --image-opts -f qed driver=qed,file.filename=a.qed
---object secret a.qed
 --object foo,id=a a.qed
 """
 
