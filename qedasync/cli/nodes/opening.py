@@ -218,9 +218,9 @@ def _with_options(spec: Spec, access: Access) -> Access:
         if access.writable:
             raise ToolError("Block node is read-only")
     if _is_on(spec, "force-share"):
-        if access.writable:
-            raise ToolError("force-share=on can only be used with read-only images")
         access = Access(**{**_fields(access), "force_share": True})
+    if access.force_share and access.writable:
+        raise ToolError("force-share=on can only be used with read-only images")
     return access
 
 
@@ -293,7 +293,7 @@ async def _open_protocol(spec: Spec, access: Access, *, raw: bool) -> _Bottom:
     filename = spec.get("filename")
     if not isinstance(filename, str) or not filename:
         raise ToolError(f"The '{driver}' block driver requires a file name")
-    _check_kind(driver, filename)
+    _check_kind(driver, filename, access)
     direct = _CACHES[access.cache][0]
     try:
         storage = await qedasync.open_storage(
@@ -303,7 +303,7 @@ async def _open_protocol(spec: Spec, access: Access, *, raw: bool) -> _Bottom:
             lock=_lock(spec, access, raw=raw),
         )
     except qedasync.ImageLocked as error:
-        raise ToolError(_lock_message(error, access)) from error
+        raise ToolError(_lock_message(error, filename)) from error
     except qedasync.StorageError as error:
         reason = os.strerror(error.errno) if error.errno else str(error.strerror)
         raise ToolError(f"Could not open '{filename}': {reason}") from error
@@ -312,12 +312,14 @@ async def _open_protocol(spec: Spec, access: Access, *, raw: bool) -> _Bottom:
     return _Bottom(storage, driver, filename, exact, allocated, None, filename)
 
 
-def _check_kind(driver: str, filename: str) -> None:
+def _check_kind(driver: str, filename: str, access: Access) -> None:
     """The refusals of a driver that is not for this kind of file."""
     try:
         mode = os.stat(filename).st_mode
     except OSError:
         return  # for the opening to report
+    if stat.S_ISDIR(mode) and access.writable:
+        return  # likewise: the host opens a directory only for reading
     if driver == "file" and not stat.S_ISREG(mode):
         if stat.S_ISBLK(mode) or stat.S_ISCHR(mode):
             return
@@ -337,11 +339,14 @@ def _lock(spec: Spec, access: Access, *, raw: bool) -> qedasync.LockRole | None:
     return qedasync.LockRole.INFO if access.no_backing else qedasync.LockRole.READ_ONLY
 
 
-def _lock_message(error: qedasync.ImageLocked, access: Access) -> str:
+def _lock_message(error: qedasync.ImageLocked, filename: str) -> str:
+    """QEMU's words, which say what was asked for and not granted."""
     text = str(error.strerror)
-    if "lock" in text.lower():
-        return text.splitlines()[0]
-    return f'Failed to get {"" if access.writable else "shared "}"write" lock'
+    if "has locked it" in text:
+        return "Failed to lock byte 100"
+    shared = "" if "forbids this use" in text else "shared "
+    hint = f"Is another process using the image [{filename}]?"
+    return f'Failed to get {shared}"write" lock {hint}'
 
 
 async def _open_blkdebug(spec: Spec, access: Access, *, raw: bool) -> _Bottom:
