@@ -35,6 +35,16 @@ if TYPE_CHECKING:
     from qedasync.format.header import Features
     from qedasync.image import Image
     from qedasync.image import open_image as open
+    from qedasync.jobs import (
+        CompareResult,
+        CopyResult,
+        ImageInfo,
+        Measurement,
+        compare,
+        convert,
+        measure,
+        probe,
+    )
     from qedasync.raw import RawImage, open_raw
     from qedasync.storage.base import Storage, StorageBase, Write
     from qedasync.storage.locks import LockRole
@@ -47,11 +57,19 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "open",
     "create",
+    "convert",
+    "compare",
+    "measure",
+    "probe",
     "Image",
     "open_raw",
     "RawImage",
     "Disk",
     "CheckResult",
+    "CopyResult",
+    "CompareResult",
+    "Measurement",
+    "ImageInfo",
     "Extent",
     "ExtentKind",
     "Stats",
@@ -82,6 +100,14 @@ _HOMES = {
     "open_storage": "storage.opener.open_storage",
     "LockRole": "storage.locks.LockRole",
     "Event": "events.Event",
+    "convert": "jobs.convert",
+    "compare": "jobs.compare",
+    "measure": "jobs.measure",
+    "probe": "jobs.probe",
+    "CopyResult": "jobs.CopyResult",
+    "CompareResult": "jobs.CompareResult",
+    "Measurement": "jobs.Measurement",
+    "ImageInfo": "jobs.ImageInfo",
     "CheckResult": "check.CheckResult",
     "Extent": "engine.extents.Extent",
     "ExtentKind": "engine.extents.ExtentKind",

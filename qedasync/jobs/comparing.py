@@ -1,0 +1,204 @@
+"""compare: do two disks read the same?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from qedasync import Disk, Extent, QEDError
+from qedasync.jobs import zeroes
+from qedasync.jobs.probing import Format, opened
+
+__all__ = ["CompareResult", "compare"]
+
+_PIECE = 1 << 20
+_MAP_STEP = 1 << 30
+_SECTOR = 512
+
+
+@dataclass(frozen=True, slots=True)
+class CompareResult:
+    """What a comparison found.
+
+    Attributes:
+        identical: they read the same; a longer one may have zeroes at its end, unless strict.
+        offset: the first byte that differs, or None.
+        reason: ``""``, ``"content"``, ``"size"`` or, if strict, ``"allocation"``.
+        size_mismatch: one is longer.
+    """
+
+    identical: bool
+    offset: int | None = None
+    reason: Literal["", "content", "size", "allocation"] = ""
+    size_mismatch: bool = False
+
+
+class Unreadable(QEDError):
+    """A disk could not be read, or its map not be had.
+
+    Attributes:
+        which: 0 for the first disk, 1 for the second.
+        offset: where.
+        mapping: it was the map.
+    """
+
+    def __init__(self, which: int, offset: int, mapping: bool, cause: QEDError) -> None:
+        super().__init__(str(cause))
+        self.which, self.offset, self.mapping = which, offset, mapping
+        self.errno = getattr(cause, "errno", None)
+
+
+async def compare(
+    first: Disk | str | os.PathLike[str],
+    second: Disk | str | os.PathLike[str],
+    *,
+    first_format: Format | None = None,
+    second_format: Format | None = None,
+    strict: bool = False,
+    backing: Literal["auto", "any"] | bool = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> CompareResult:
+    """Compare two disks, backing files included.
+
+    Args:
+        first, second: files, or open disks, which stay open.
+        first_format, second_format: ``"qed"`` or ``"raw"``; None looks at the file.
+        strict: sizes and allocation have to be the same too.
+        backing: policy for their backing files.
+        progress: called with (done, total) bytes.
+
+    Raises:
+        Unreadable: a part of one of them cannot be read. QEDError: one cannot be opened.
+    """
+    async with (
+        opened(first, first_format, backing) as one,
+        opened(second, second_format, backing) as two,
+    ):
+        return await _Comparison(one, two, strict, progress).run()
+
+
+class _Comparison:
+    def __init__(
+        self, one: Disk, two: Disk, strict: bool, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self._disks = (one, two)
+        self._strict = strict
+        self._progress = progress
+        self._common = min(one.size, two.size)
+        self._total = max(one.size, two.size)
+
+    async def run(self) -> CompareResult:
+        one, two = self._disks
+        mismatch = one.size != two.size
+        if mismatch and self._strict:
+            return CompareResult(False, None, "size", True)
+        self._tell(0)
+        maps = (_Map(one, 0, 0, self._common), _Map(two, 1, 0, self._common))
+        pos = 0
+        while pos < self._common:
+            runs = (await maps[0].at(pos), await maps[1].at(pos))
+            stop = min(runs[0].end, runs[1].end, self._common)
+            different = await self._range(pos, stop, runs)
+            if different is not None:
+                return CompareResult(False, different[0], different[1], mismatch)
+            pos = stop
+        if mismatch:
+            offset = await self._rest()
+            if offset is not None:
+                return CompareResult(False, offset, "content", True)
+        self._tell(self._total)
+        return CompareResult(True, None, "", mismatch)
+
+    async def _range(
+        self, pos: int, stop: int, runs: tuple[Extent, Extent]
+    ) -> tuple[int, Literal["content", "allocation"]] | None:
+        """Where and how the range differs; both disks have one run there."""
+        allocated = [run.kind not in ("unallocated", "backing") or run.depth > 0 for run in runs]
+        if self._strict and allocated[0] != allocated[1]:
+            return pos, "allocation"
+        if runs[0].zero and runs[1].zero:
+            self._tell(stop)
+            return None
+        for start in range(pos, stop, _PIECE):
+            length = min(_PIECE, stop - start)
+            parts = [
+                None if runs[which].zero else await self._read(which, length, start)
+                for which in (0, 1)
+            ]
+            at = _difference(parts[0], parts[1])
+            if at is not None:
+                return start + at, "content"
+            self._tell(start + length)
+            await asyncio.sleep(0)
+        return None
+
+    async def _rest(self) -> int | None:
+        """Where the longer one has something that is not zero, behind the end of the other."""
+        which = 0 if self._disks[0].size > self._common else 1
+        rest = _Map(self._disks[which], which, self._common, self._total)
+        pos = self._common
+        while pos < self._total:
+            run = await rest.at(pos)
+            if not run.zero:
+                for start in range(pos, run.end, _PIECE):
+                    data = await self._read(which, min(_PIECE, run.end - start), start)
+                    at = _difference(data, None)
+                    if at is not None:
+                        return start + at
+                    self._tell(start + len(data))
+            pos = run.end
+        return None
+
+    async def _read(self, which: int, length: int, offset: int) -> bytearray:
+        try:
+            return await self._disks[which].pread(length, offset)
+        except QEDError as error:
+            raise Unreadable(which, offset, False, error) from error
+
+    def _tell(self, done: int) -> None:
+        if self._progress is not None:
+            self._progress(done, self._total)
+
+
+class _Map:
+    """The runs of one disk, asked for one after the other."""
+
+    def __init__(self, disk: Disk, which: int, start: int, stop: int) -> None:
+        self._which = which
+        self._runs = self._all(disk, start, stop)
+        self._run: Extent | None = None
+
+    async def _all(self, disk: Disk, pos: int, stop: int) -> AsyncIterator[Extent]:
+        while pos < stop:
+            try:
+                runs = await disk.block_status(pos, min(_MAP_STEP, stop - pos))
+            except QEDError as error:
+                raise Unreadable(self._which, pos, True, error) from error
+            for run in runs:
+                yield run
+            pos = runs[-1].end
+
+    async def at(self, pos: int) -> Extent:
+        """The run that holds ``pos``, which never goes back."""
+        while self._run is None or self._run.end <= pos:
+            self._run = await anext(self._runs)
+        return self._run
+
+
+def _difference(one: bytearray | None, two: bytearray | None) -> int | None:
+    """The first byte that differs; None stands for zeroes."""
+    if one is None or two is None:
+        data = one if two is None else two
+        if data is None or zeroes.is_zero(data):
+            return None
+        one, two = data, bytearray(len(data))
+    elif one == two:
+        return None
+    for start in range(0, len(one), _SECTOR):
+        a, b = one[start : start + _SECTOR], two[start : start + _SECTOR]
+        if a != b:
+            return start + next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+    return None

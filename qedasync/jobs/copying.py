@@ -1,0 +1,254 @@
+"""Copying one disk to another: what is data is read and written, what is zeroes is not.
+
+Several pieces are on their way at once. In order means that their writes begin in order: new
+clusters are handed out as the pieces lie in the source, and the target can be read from end to end
+without a jump.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from qedasync import Disk, Extent, ExtentKind, QEDError
+from qedasync.errors import RequestError
+from qedasync.jobs import zeroes
+
+__all__ = ["CopyResult", "copy"]
+
+_PIECE = 1 << 20  # bytes read at once
+_ZERO_PIECE = 1 << 30  # bytes zeroed at once
+_MAP_STEP = 1 << 30  # bytes whose status is asked for at once
+_SECTOR = 512
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class CopyResult:
+    """What a copy has done, in guest bytes.
+
+    Attributes:
+        copied: read and written.
+        zeroed: made to read as zeroes.
+        skipped: left alone, for the target has it already.
+        unreadable: could not be read, and are zeroes in the target (salvage only).
+    """
+
+    copied: int = 0
+    zeroed: int = 0
+    skipped: int = 0
+    unreadable: int = 0
+
+
+async def copy(
+    source: Disk,
+    target: Disk,
+    *,
+    tasks: int = 8,
+    in_order: bool = True,
+    min_zero: int = 4096,
+    target_is_zero: bool = False,
+    top_only: bool = False,
+    salvage: bool = False,
+    progress: Progress | None = None,
+    start: int = 0,
+) -> CopyResult:
+    """Make ``target`` read as ``source`` does, from ``start`` on; durable after a flush.
+
+    Args:
+        source, target: disks; the target has room for the source behind ``start``.
+        tasks: pieces on their way at once.
+        in_order: begin to write them in order.
+        min_zero: shortest run of zeroes in data that is left out, in bytes; 0 writes all data.
+        target_is_zero: the target reads as zeroes; they need not be written.
+        top_only: copy only what the source holds itself, and nothing of its backing file.
+        salvage: what cannot be read becomes zeroes, instead of an end of the copy.
+        progress: called with (done, total) bytes.
+        start: where in the target the source begins.
+
+    Raises:
+        RequestError: the target is too small, or a number makes no sense.
+        QEDError: a read or a write failed; nothing runs any more.
+
+    Cancellation: waits for the writes in flight.
+    """
+    if tasks < 1 or min_zero < 0 or min_zero % 4096:
+        raise RequestError("tasks must be at least 1, and min_zero a multiple of 4096")
+    if start + source.size > target.size:
+        raise RequestError(
+            f"The target of {target.size} bytes is too small for {source.size} bytes at {start}",
+            size=target.size,
+            length=source.size,
+            offset=start,
+        )
+    job = _Copy(source, target, tasks, in_order, min_zero, target_is_zero, top_only, salvage)
+    job.progress, job.start = progress, start
+    return await job.run()
+
+
+class _Copy:
+    """One copy going on."""
+
+    def __init__(
+        self,
+        source: Disk,
+        target: Disk,
+        tasks: int,
+        in_order: bool,
+        min_zero: int,
+        target_is_zero: bool,
+        top_only: bool,
+        salvage: bool,
+    ) -> None:
+        self.source, self.target = source, target
+        self.result = CopyResult()
+        self.progress: Progress | None = None
+        self.start = 0
+        self._tasks = tasks
+        self._in_order = in_order
+        self._min_zero = min_zero
+        self._target_is_zero = target_is_zero
+        self._top_only = top_only
+        self._salvage = salvage
+        self._total = source.size
+        self._done = 0
+        self._turn = asyncio.Event()  # of the piece that may begin to write
+        self._turn.set()
+
+    async def run(self) -> CopyResult:
+        if self.progress is not None:
+            self.progress(0, self._total)
+        slots = asyncio.Semaphore(self._tasks)
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for piece in self._pieces():
+                    if piece.zero:
+                        await self._zero(piece.start, piece.length)
+                        continue
+                    await slots.acquire()
+                    mine, self._turn = self._turn, asyncio.Event()
+                    group.create_task(self._move(piece, slots, mine, self._turn))
+        except* QEDError as failed:
+            raise _first(failed) from None
+        return self.result
+
+    async def _pieces(self) -> AsyncIterator[Extent]:
+        """The source's runs, cut into pieces; what the target has already is counted only."""
+        pos = 0
+        while pos < self._total:
+            runs = await self._status(pos, min(_MAP_STEP, self._total - pos))
+            for run in runs:
+                if self._is_there(run):
+                    self.result.skipped += run.length
+                    self._advance(run.length)
+                    continue
+                for piece in _cut(run, _ZERO_PIECE if run.zero else _PIECE):
+                    yield piece
+            pos = runs[-1].end
+
+    async def _status(self, pos: int, length: int) -> list[Extent]:
+        try:
+            return await self.source.block_status(pos, length)
+        except QEDError:
+            if not self._salvage:
+                raise
+            # Whatever can be read of it, will be.
+            return [Extent(pos, length, ExtentKind.DATA, zero=False)]
+
+    def _is_there(self, run: Extent) -> bool:
+        if self._top_only:
+            return run.kind in (ExtentKind.BACKING, ExtentKind.UNALLOCATED)
+        return run.zero and self._target_is_zero
+
+    async def _zero(self, pos: int, length: int) -> None:
+        await self.target.write_zeroes(length, self.start + pos)
+        self.result.zeroed += length
+        self._advance(length)
+
+    async def _move(
+        self, piece: Extent, slots: asyncio.Semaphore, mine: asyncio.Event, next_one: asyncio.Event
+    ) -> None:
+        try:
+            data = await self._read(piece)
+            if self._in_order:
+                await mine.wait()
+            writes = [
+                self._write(piece.start + start, data, start, length, zero)
+                for start, length, zero in zeroes.runs(data, self._min_zero)
+            ]
+            if len(writes) == 1:
+                # Begun here, so that the next piece's come after it; a task would begin later.
+                first = asyncio.ensure_future(writes[0])
+                await asyncio.sleep(0)
+                next_one.set()
+                await first
+            else:
+                for write in writes:
+                    await write
+                next_one.set()
+        finally:
+            next_one.set()
+            slots.release()
+        self._advance(piece.length)
+
+    async def _read(self, piece: Extent) -> bytearray:
+        try:
+            return await self.source.pread(piece.length, piece.start)
+        except QEDError:
+            if not self._salvage:
+                raise
+        return await self._read_what_can_be(piece)
+
+    async def _read_what_can_be(self, piece: Extent) -> bytearray:
+        """Sector by sector."""
+        data = bytearray(piece.length)
+        for at in range(0, piece.length, _SECTOR):
+            length = min(_SECTOR, piece.length - at)
+            try:
+                data[at : at + length] = await self.source.pread(length, piece.start + at)
+            except QEDError:
+                self.result.unreadable += length
+        return data
+
+    async def _write(self, pos: int, data: bytearray, start: int, length: int, zero: bool) -> None:
+        if zero:
+            if self._target_is_zero and not self._top_only:
+                self.result.skipped += length
+                return
+            await self.target.write_zeroes(length, self.start + pos)
+            self.result.zeroed += length
+            return
+        part: bytearray | memoryview = data
+        if length < len(data):
+            part = memoryview(data)[start : start + length]
+        await self.target.pwrite(part, self.start + pos)
+        self.result.copied += length
+
+    def _advance(self, length: int) -> None:
+        self._done += length
+        if self.progress is not None:
+            self.progress(self._done, self._total)
+
+
+def _cut(run: Extent, size: int) -> list[Extent]:
+    """The run in pieces that end at multiples of ``size``."""
+    if run.length <= size and run.start % size + run.length <= size:
+        return [run]
+    pieces = []
+    pos = run.start
+    while pos < run.end:
+        stop = min((pos // size + 1) * size, run.end)
+        pieces.append(Extent(pos, stop - pos, run.kind, zero=run.zero))
+        pos = stop
+    return pieces
+
+
+def _first(failed: BaseExceptionGroup[QEDError]) -> QEDError:
+    """The first error itself: a group does not leave."""
+    error: BaseException = failed
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, QEDError)
+    return error

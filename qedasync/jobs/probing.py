@@ -1,0 +1,108 @@
+"""What a file is, without opening its chain; and opening what it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import qedasync
+from qedasync import Disk
+from qedasync.errors import RequestError
+
+__all__ = ["ImageInfo", "opened", "probe"]
+
+Format = Literal["qed", "raw"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What a file says of itself.
+
+    Attributes:
+        path: as it was named.
+        format: ``"qed"`` or ``"raw"``.
+        virtual_size: guest-visible bytes.
+        actual_size: bytes that the file takes on the host.
+        cluster_size, table_size: of a QED image; else None.
+        backing_file, backing_format: as the image records them, or None.
+        needs_check: it was not closed cleanly.
+    """
+
+    path: str
+    format: Format
+    virtual_size: int
+    actual_size: int
+    cluster_size: int | None = None
+    table_size: int | None = None
+    backing_file: str | None = None
+    backing_format: str | None = None
+    needs_check: bool = False
+
+    def json(self) -> dict[str, object]:
+        """The same as a dictionary."""
+        return asdict(self)
+
+
+async def probe(path: str | os.PathLike[str], *, lock: bool = False) -> ImageInfo:
+    """Look at a file: is it a QED image, and what does it say?
+
+    Args:
+        path: a regular file or block device.
+        lock: take QEMU's locks while looking; a file that is being written is looked at otherwise.
+
+    Raises:
+        StorageError: it cannot be read.
+        FormatError: it has QED's magic and is no usable image.
+    """
+    name = os.fsdecode(path)
+    found = await _format_of(name)
+    actual = os.stat(name).st_blocks * 512
+    if found == "raw":
+        async with qedasync.open_raw(name, lock=lock) as raw:
+            return ImageInfo(name, "raw", raw.size, actual)
+    async with qedasync.open(name, lock=lock, backing=False) as image:
+        return ImageInfo(
+            name,
+            "qed",
+            image.size,
+            actual,
+            image.cluster_size,
+            image.table_size,
+            image.backing_file,
+            image.backing_format,
+            bool(image.features & qedasync.Features.NEED_CHECK),
+        )
+
+
+async def _format_of(path: str) -> Format:
+    storage = await qedasync.open_storage(path)
+    try:
+        head = bytearray(4)
+        await storage.read_into([head], 0)
+    finally:
+        await storage.close()
+    return "qed" if head == b"QED\0" else "raw"
+
+
+@asynccontextmanager
+async def opened(
+    what: Disk | str | os.PathLike[str],
+    fmt: Format | None,
+    backing: Literal["auto", "any"] | bool = "auto",
+) -> AsyncIterator[Disk]:
+    """A disk to read from; one that is given stays open, a file is closed again."""
+    if not isinstance(what, str | os.PathLike):
+        yield what
+        return
+    if fmt not in (None, "qed", "raw"):
+        raise RequestError(f"the format is {fmt!r}; it must be 'qed', 'raw' or None")
+    path = os.fsdecode(what)
+    if (fmt or await _format_of(path)) == "raw":
+        async with qedasync.open_raw(path) as raw:
+            yield raw
+    else:
+        async with qedasync.open(path, backing=backing) as image:
+            yield image
