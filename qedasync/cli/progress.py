@@ -63,9 +63,11 @@ def progress(mode: Mode, what: str) -> Iterator[Report]:
         state.show = _json_line
     with _on_sigusr1(state):
         state.report(0, 1)
-        yield state.report
-        if mode == "bar":
-            print(flush=True)
+        try:
+            yield state.report
+        finally:
+            if mode == "bar":
+                print(flush=True)
 
 
 class _State:

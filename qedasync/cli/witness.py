@@ -1,0 +1,222 @@
+"""A disk between a job and the disk it works on: it remembers what went wrong, and where.
+
+The jobs of the library raise what the storage said. qemu-img's messages say which side failed, what
+it did, and at which byte of the guest's disk; that is known here, where the call came through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from qedasync.errors import QEDError
+
+if TYPE_CHECKING:
+    from qedasync import Disk, Extent
+
+__all__ = ["Failure", "Pace", "Witness", "reason"]
+
+_SECTOR = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call that failed.
+
+    Attributes:
+        what: what the call was to do.
+        offset: guest bytes.
+        error: what it raised.
+    """
+
+    what: Literal["read", "write", "status", "flush"]
+    offset: int
+    error: QEDError
+
+    @property
+    def reason(self) -> str:
+        """What the host calls it."""
+        return reason(self.error)
+
+
+def reason(error: QEDError) -> str:
+    """What the host calls an error."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else str(error)
+
+
+class Pace:
+    """How fast something may go.
+
+    Args:
+        rate: bytes a second; 0 for no limit.
+    """
+
+    def __init__(self, rate: int = 0) -> None:
+        self._rate = rate
+        self._free_at = 0.0
+
+    async def take(self, length: int) -> None:
+        """Wait for one's turn to move ``length`` bytes."""
+        if not self._rate:
+            return
+        now = asyncio.get_running_loop().time()
+        start = max(now, self._free_at)
+        self._free_at = start + length / self._rate
+        if start > now:
+            await asyncio.sleep(start - now)
+
+
+class Witness:
+    """A disk that does what another one does; implements ``Disk``. Owns the other one.
+
+    Args:
+        pace: of the writes.
+        opaque: zeroes are data like any other.
+        salvaging: told of each failure that a job may get over: a sector that cannot be read.
+
+    Attributes:
+        failure: what failed first, or None.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        pace: Pace | None = None,
+        opaque: bool = False,
+        salvaging: Callable[[Failure], None] | None = None,
+    ) -> None:
+        self.failure: Failure | None = None
+        self._disk = disk
+        self._pace = pace or Pace()
+        self._opaque = opaque
+        self._salvaging = salvaging
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._disk, name)  # what only some disks have
+
+    @property
+    def path(self) -> str:
+        return self._disk.path
+
+    @property
+    def size(self) -> int:
+        return self._disk.size
+
+    @property
+    def readonly(self) -> bool:
+        return self._disk.readonly
+
+    @property
+    def closed(self) -> bool:
+        return self._disk.closed
+
+    # ------------------------------------------------------------------ reads
+
+    async def pread(self, length: int, offset: int) -> bytearray:
+        try:
+            return await self._disk.pread(length, offset)
+        except QEDError as error:
+            self._note(Failure("read", offset, error), length)
+            raise
+
+    async def readinto(self, buffer: bytearray | memoryview, offset: int) -> int:
+        return await self.preadv((buffer,), offset)
+
+    async def preadv(self, buffers: Iterable[bytearray | memoryview], offset: int) -> int:
+        views = list(buffers)
+        try:
+            return await self._disk.preadv(views, offset)
+        except QEDError as error:
+            self._note(Failure("read", offset, error), sum(map(len, views)))
+            raise
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        try:
+            runs = await self._disk.block_status(offset, length)
+        except QEDError as error:
+            self._note(Failure("status", await self._first_bad(offset, length), error), length)
+            raise
+        return [replace(run, zero=False) for run in runs] if self._opaque else runs
+
+    async def _first_bad(self, offset: int, length: int) -> int:
+        """Where in the range it is that nothing is known, to the sector."""
+        while length > _SECTOR:
+            half = -(-length // _SECTOR) // 2 * _SECTOR
+            try:
+                await self._disk.block_status(offset, half)
+            except QEDError:
+                length = half
+            else:
+                offset, length = offset + half, length - half
+        return offset
+
+    async def extents(self) -> AsyncIterator[Extent]:
+        pos = 0
+        while pos < self.size:
+            for run in await self.block_status(pos, self.size - pos):
+                yield run
+                pos = run.end
+
+    # ----------------------------------------------------------------- writes
+
+    async def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> int:
+        return await self.pwritev((data,), offset)
+
+    async def pwritev(self, buffers: Iterable[bytes | bytearray | memoryview], offset: int) -> int:
+        views = list(buffers)
+        await self._pace.take(sum(map(len, views)))
+        try:
+            return await self._disk.pwritev(views, offset)
+        except QEDError as error:
+            self._note(Failure("write", offset, error))
+            raise
+
+    async def write_zeroes(self, length: int, offset: int) -> None:
+        try:
+            await self._disk.write_zeroes(length, offset)
+        except QEDError as error:
+            self._note(Failure("write", offset, error))
+            raise
+
+    async def discard(self, length: int, offset: int) -> None:
+        try:
+            await self._disk.discard(length, offset)
+        except QEDError as error:
+            self._note(Failure("write", offset, error))
+            raise
+
+    async def flush(self) -> None:
+        try:
+            await self._disk.flush()
+        except QEDError as error:
+            self._note(Failure("flush", 0, error))
+            raise
+
+    async def truncate(self, size: int) -> None:
+        try:
+            await self._disk.truncate(size)
+        except QEDError as error:
+            self._note(Failure("write", size, error))
+            raise
+
+    # ------------------------------------------------------------- life cycle
+
+    async def close(self) -> None:
+        await self._disk.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self.close()
+
+    def _note(self, failure: Failure, length: int = 0) -> None:
+        if self._salvaging is None:
+            self.failure = self.failure or failure
+        elif failure.what == "status" or length <= _SECTOR:
+            self._salvaging(failure)
