@@ -273,6 +273,7 @@ class _Opening:
         self._top = top
         self._parent = layer.parent
         self._source = layer.source
+        self._is_raw = isinstance(layer.source, RawSource)
         self._files = files
         self._swapped = False
         self._locks: Storage | None = None  # an opening that only holds locks
@@ -284,8 +285,7 @@ class _Opening:
             source = await self._open(writable=True, lock=None)
             await self._put(source)
             if self._files.lock:
-                raw = isinstance(source, RawSource)
-                role = LockRole.RAW_READ_WRITE if raw else LockRole.READ_WRITE
+                role = LockRole.RAW_READ_WRITE if self._is_raw else LockRole.READ_WRITE
                 self._locks = await self._files.open_storage(source.path, lock=role)
         if isinstance(source, RawSource):
             self.target = _RawTarget(source.storage, self._top.options.flushes)
@@ -318,7 +318,7 @@ class _Opening:
                 if self.engine is not None:
                     await self._settle(self.engine)
                 await self._unlock()
-                role = LockRole.SHARED_READ if self.engine is None else LockRole.READ_ONLY
+                role = LockRole.SHARED_READ if self._is_raw else LockRole.READ_ONLY
                 source = await self._open(writable=False, lock=role if self._files.lock else None)
                 await self._put(source)
         except ImageClosed:

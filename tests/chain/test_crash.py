@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import pytest
 
@@ -110,7 +111,7 @@ class Recording:
 async def read_state(case: Case, files: dict[str, SparseBytes], *, repair: bool) -> bytes:
     storages = {name: MemoryStorage(content) for name, content in files.items()}
     name = header_of(files["top"])[1]
-    mode = "r+" if repair else "r"
+    mode: Literal["r", "r+"] = "r+" if repair else "r"
     async with await open_stack(case, storages, base=name, base_mode="r", mode=mode) as disk:
         assert not (await disk.check()).corruptions
         return bytes(await disk.pread(disk.size, 0))

@@ -141,12 +141,15 @@ async def test_change_backing_file_crashed_anywhere_leaves_one_name_or_the_other
     recorder = RecorderStorage(MemoryStorage(content))
     async with await opened(recorder) as disk:
         await disk.change_backing_file(name_of(new, "n") or None, "raw")
+        returned = recorder.mark().begin
     assert header_of(content)[1] == (name_of(new, "n") or None)
     found = set()
     for point in crash_points(recorder.log, recorder.base):
         for state in crash_states(point, Random(1), 12):
             name = header_of(state.content())[1]
             assert name in names, state
+            if point.cut > returned:
+                assert name == (name_of(new, "n") or None), f"not durable on return: {state}"
             found.add(name)
     assert found == names
 
