@@ -21,8 +21,7 @@ LAYERS: list[set[str]] = [
     {"engine"},
     {"check", "create", "backing", "chain", "disk"},
     {"image", "raw"},
-    {"jobs"},
-    {""},  # qedasync/__init__.py, the public names
+    {"", "jobs"},  # qedasync/__init__.py, the public names; jobs stand on the others
     {"bench", "cli", "nbd", "__main__"},
 ]
 """Names in ``qedasync`` from low to high; one set's may know each other, or are ``APART``."""
@@ -37,7 +36,7 @@ IMPURE = {"aiofiles", "asyncio", "os", "uvloop", "waiting"}
 USERS = {"bench", "benchmarks", "cli", "jobs", "nbd"}
 """What uses nothing but public names: ``qedasync``, ``qedasync.errors`` and itself."""
 
-FACES = {"cli": {"bench", "nbd"}}
+FACES = {"cli": {"bench", "jobs", "nbd"}}
 """Public packages that a user of public names may stand on as well."""
 
 FUNCTIONS = {"check", "compare", "convert", "create", "measure", "probe"}
