@@ -370,7 +370,7 @@ async def _open_blkdebug(spec: Spec, access: Access, *, raw: bool) -> _Bottom:
 
 async def _probe(storage: qedasync.Storage) -> str:
     head = bytearray(4)
-    await storage.read_into([head], 0)
+    await storage.read_into([head], 0, qedasync.Event.HEADER_LOAD)
     return "qed" if head == b"QED\0" else "raw"
 
 
