@@ -114,6 +114,7 @@ class _Copy:
         self._salvage = salvage
         self._total = source.size
         self._done = 0
+        self._buffers: list[bytearray] = []
         self._turn = asyncio.Event()  # of the piece that may begin to write
         self._turn.set()
 
@@ -171,60 +172,55 @@ class _Copy:
         self, piece: Extent, slots: asyncio.Semaphore, mine: asyncio.Event, next_one: asyncio.Event
     ) -> None:
         try:
-            data = await self._read(piece)
+            # Buffers are used again: memory that is new to the process is slow.
+            data = self._buffers.pop() if self._buffers else bytearray(_PIECE)
+            await self._read(piece, data)
+            runs = list(zeroes.runs(data, piece.length, self._min_zero))
             if self._in_order:
                 await mine.wait()
-            writes = [
-                self._write(piece.start + start, data, start, length, zero)
-                for start, length, zero in zeroes.runs(data, self._min_zero)
-            ]
-            if len(writes) == 1:
-                # Begun here, so that the next piece's come after it; a task would begin later.
-                first = asyncio.ensure_future(writes[0])
+            if len(runs) == 1:
+                # Begun before the next piece's may begin.
+                write = asyncio.ensure_future(self._write(piece.start, data, *runs[0]))
                 await asyncio.sleep(0)
                 next_one.set()
-                await first
+                await write
             else:
-                for write in writes:
-                    await write
-                next_one.set()
+                for run in runs:
+                    await self._write(piece.start, data, *run)
+            self._buffers.append(data)
         finally:
             next_one.set()
             slots.release()
         self._advance(piece.length)
 
-    async def _read(self, piece: Extent) -> bytearray:
+    async def _read(self, piece: Extent, data: bytearray) -> None:
         try:
-            return await self.source.pread(piece.length, piece.start)
+            await self.source.readinto(memoryview(data)[: piece.length], piece.start)
         except QEDError:
             if not self._salvage:
                 raise
-        return await self._read_what_can_be(piece)
+            await self._read_what_can_be(piece, data)
 
-    async def _read_what_can_be(self, piece: Extent) -> bytearray:
+    async def _read_what_can_be(self, piece: Extent, data: bytearray) -> None:
         """Sector by sector."""
-        data = bytearray(piece.length)
         for at in range(0, piece.length, _SECTOR):
             length = min(_SECTOR, piece.length - at)
             try:
                 data[at : at + length] = await self.source.pread(length, piece.start + at)
             except QEDError:
+                data[at : at + length] = bytes(length)
                 self.result.unreadable += length
-        return data
 
     async def _write(self, pos: int, data: bytearray, start: int, length: int, zero: bool) -> None:
-        if zero:
-            if self._target_is_zero and not self._top_only:
-                self.result.skipped += length
-                return
-            await self.target.write_zeroes(length, self.start + pos)
+        pos += self.start + start
+        if not zero:
+            await self.target.pwrite(memoryview(data)[start : start + length], pos)
+            self.result.copied += length
+        elif self._target_is_zero and not self._top_only:
+            self.result.skipped += length
+        else:
+            await self.target.write_zeroes(length, pos)
             self.result.zeroed += length
-            return
-        part: bytearray | memoryview = data
-        if length < len(data):
-            part = memoryview(data)[start : start + length]
-        await self.target.pwrite(part, self.start + pos)
-        self.result.copied += length
 
     def _advance(self, length: int) -> None:
         self._done += length

@@ -6,32 +6,26 @@ from collections.abc import Iterator
 
 __all__ = ["is_zero", "runs"]
 
-_ZEROES = bytes(1 << 20)
 _PAGE = 4096
 _WORDS = _PAGE // 8
+_ZERO_PAGE = bytes(_PAGE)
 
 
-def is_zero(data: bytearray | memoryview) -> bool:
+def is_zero(data: bytearray) -> bool:
     """Whether there is nothing but zeroes."""
-    view = memoryview(data)
-    for start in range(0, len(view), len(_ZEROES)):
-        piece = bytes(view[start : start + len(_ZEROES)])
-        if piece != (_ZEROES if len(piece) == len(_ZEROES) else _ZEROES[: len(piece)]):
-            return False
-    return True
+    return not data or (not data[0] and data.count(0) == len(data))
 
 
-def runs(data: bytearray, least: int) -> Iterator[tuple[int, int, bool]]:
-    """(start, length, zero) of all of ``data``: runs of zeroes of at least ``least`` bytes, and the
-    data between them; both begin at multiples of 4096, but for the end.
+def runs(data: bytearray, length: int, least: int) -> Iterator[tuple[int, int, bool]]:
+    """(start, length, zero) of the first ``length`` bytes: runs of zeroes of at least ``least``
+    bytes, and the data between them; both begin at multiples of 4096, but for the end.
 
     Args:
         least: a multiple of 4096, or 0 to call everything data.
     """
-    length = len(data)
     if not length:
         return
-    zero_pages = _zero_pages(data) if least else []
+    zero_pages = _zero_pages(data, length) if least else []
     done = 0
     for start, end in _spans(zero_pages):
         stop = min(end * _PAGE, length)
@@ -45,21 +39,19 @@ def runs(data: bytearray, least: int) -> Iterator[tuple[int, int, bool]]:
         yield done, length - done, False
 
 
-def _zero_pages(data: bytearray) -> list[int]:
+def _zero_pages(data: bytearray, length: int) -> list[int]:
     """Numbers of the pages of nothing but zeroes, the last one perhaps a short one."""
-    length = len(data)
     whole = length - length % _PAGE
     found: list[int] = []
     if whole:
         # One word of each page tells most of those that are not.
         words = memoryview(data)[:whole].cast("Q")[::_WORDS].tolist()
-        page = _ZEROES[:_PAGE]
         found = [
             number
             for number, word in enumerate(words)
-            if not word and data[number * _PAGE : (number + 1) * _PAGE] == page
+            if not word and data[number * _PAGE : (number + 1) * _PAGE] == _ZERO_PAGE
         ]
-    if whole < length and not any(data[whole:]):
+    if whole < length and not any(data[whole:length]):
         found.append(whole // _PAGE)
     return found
 
