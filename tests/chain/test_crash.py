@@ -118,7 +118,9 @@ async def read_state(case: Case, files: dict[str, SparseBytes], *, repair: bool)
 
 
 @each_case
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
+)
 async def test_job_crashed_anywhere_reads_what_was_promised(
     case: Case, seed: int, tmp_path: Path
 ) -> None:

