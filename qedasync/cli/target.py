@@ -60,6 +60,8 @@ async def new_image(wish: NewImage) -> AsyncIterator[Node]:
     Raises:
         ToolError: it cannot be made or opened; in qemu-img's words.
     """
+    if not wish.name:
+        raise _refusal(wish, f"Could not create '': {os.strerror(errno.ENOENT)}")
     path = _path(wish)
     mode = await asyncio.to_thread(_mode, path)
     if mode is not None and not stat.S_ISREG(mode):
@@ -85,7 +87,7 @@ async def new_image(wish: NewImage) -> AsyncIterator[Node]:
 
 def _path(wish: NewImage) -> str:
     try:
-        return os.path.realpath(local_name(wish.name)) if wish.name else ""
+        return os.path.realpath(local_name(wish.name))
     except ToolError as error:
         raise ToolError(str(error).removeprefix(f"{wish.name}: ")) from error
 
