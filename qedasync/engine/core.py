@@ -22,7 +22,7 @@ from qedasync.engine.alloc_queue import AllocatingWrite, AllocQueue
 from qedasync.engine.allocator import Allocator
 from qedasync.engine.budget import SMALL, Budget
 from qedasync.engine.commit import Committer
-from qedasync.engine.extents import Extent, merge
+from qedasync.engine.extents import Extent, joined
 from qedasync.engine.gate import Gate
 from qedasync.engine.header_file import HeaderFile
 from qedasync.engine.l2_cache import L2Cache
@@ -583,21 +583,27 @@ class Engine:
         """The runs of the whole image, joined where they go on; gives the loop turns."""
         last: Extent | None = None
         steps = 0
-        runs = self.mapper.runs(0, self.image_size)
-        while (extent := await self._next_run(runs)) is not None:
-            steps += 1
-            if steps % LOOKUPS_PER_TURN == 0:
+        batches = self.mapper.batches(0, self.image_size)
+        while (batch := await self._next_batch(batches)) is not None:
+            steps += 1 + len(batch)
+            if steps >= LOOKUPS_PER_TURN:
+                steps = 0
                 await asyncio.sleep(0)
-            *joined, last = merge([last, extent] if last is not None else [extent])
-            for run in joined:
-                yield run
+            for run in batch:
+                if last is None:
+                    last = run
+                elif run is batch[0] and run.continues(last):
+                    last = joined(last, run)
+                else:
+                    yield last
+                    last = run
         if last is not None:
             yield last
 
-    async def _next_run(self, runs: AsyncIterator[Extent]) -> Extent | None:
+    async def _next_batch(self, batches: AsyncIterator[list[Extent]]) -> list[Extent] | None:
         await self._enter()
         try:
-            return await anext(runs, None)
+            return await anext(batches, None)
         finally:
             self.gate.leave()
 

@@ -12,13 +12,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
-from qedasync.engine.extents import Extent, ExtentKind
+from qedasync.engine.extents import Extent, ExtentKind, joined, merge, slice_extents
 from qedasync.engine.source import Source
 from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables
-from qedasync.format.cluster import ClusterKind, Lookup
+from qedasync.format.cluster import ClusterKind, Lookup, add_runs, slice_runs
 from qedasync.format.geometry import SLICE_ENTRIES
 
 __all__ = ["Mapper"]
+
+_SLICES_AT_ONCE = 32
 
 
 class Mapper:
@@ -44,13 +46,14 @@ class Mapper:
         """
         found: list[Extent] = []
         steps = 0
-        async for run in self.runs(pos, length):
-            if found and run.continues(found[-1]):
-                found[-1] = replace(found[-1], length=found[-1].length + run.length)
-            else:
-                found.append(run)
-            steps += 1
-            if steps % LOOKUPS_PER_TURN == 0:
+        async for runs in self.batches(pos, length):
+            if found and runs[0].continues(found[-1]):
+                found[-1] = joined(found[-1], runs[0])
+                del runs[0]
+            found += runs
+            steps += 1 + len(runs)
+            if steps >= LOOKUPS_PER_TURN:
+                steps = 0
                 await asyncio.sleep(0)
         return found
 
@@ -69,11 +72,23 @@ class Mapper:
 
     async def runs(self, pos: int, length: int) -> AsyncGenerator[Extent, None]:
         """The same, as they are looked up; not merged."""
+        async with aclosing(self.batches(pos, length)) as batches:
+            async for batch in batches:
+                for run in batch:
+                    yield run
+
+    async def batches(self, pos: int, length: int) -> AsyncGenerator[list[Extent], None]:
+        """The same, as many as one look-up finds: at least one, and neighbours differ."""
         geometry = self._tables.geometry
         shift, slice_mask = geometry.l1_shift, (1 << geometry.slice_shift) - 1
         end = pos + length
         full_table = -1  # an L1 index; no use asking for holes there again
         while pos < end:
+            batch = self._mapped_at_hand(pos, end)
+            if batch:
+                pos = batch[-1].end
+                yield batch
+                continue
             found = await self._tables.find_cluster(pos, end - pos)
             if found.kind is ClusterKind.L1:
                 found = found._replace(length=self._skip_empty_l1(pos, end) - pos)
@@ -84,12 +99,32 @@ class Mapper:
                     found = found._replace(length=min(hole_end, end) - pos)
                     full_table = pos >> shift if hole_end == stop else -1
             if found.kind in (ClusterKind.FOUND, ClusterKind.ZERO) or self.backing is None:
-                yield self._own(found, pos)
-                pos += found.length
+                batch = [self._own(found, pos)]
             else:
-                for extent in await self._from_backing(self.backing, pos, found.length):
-                    yield extent
-                    pos = extent.end
+                batch = await self._from_backing(self.backing, pos, found.length)
+            pos = batch[-1].end
+            yield batch
+
+    def _mapped_at_hand(self, pos: int, end: int) -> list[Extent]:
+        """What slices at hand have from ``pos`` on: a look-up for each run would cost more.
+
+        Ends before what is unallocated, where more than the slice has a say.
+        """
+        geometry = self._tables.geometry
+        size, start, runs = geometry.cluster_size, pos, list[tuple[int, int]]()
+        for _ in range(_SLICES_AT_ONCE):
+            entries = self._tables.sound_slice(pos) if pos < end else None
+            if entries is None or len(runs) >= LOOKUPS_PER_TURN:
+                break
+            first = (pos >> geometry.cluster_bits) & (SLICE_ENTRIES - 1)
+            last = first + geometry.bytes_to_clusters((pos & geometry.cluster_mask) + end - pos)
+            more = slice_runs(entries, first, min(last, SLICE_ENTRIES), size)
+            free = next((i for i, (entry, _) in enumerate(more) if entry == 0), None)
+            add_runs(runs, more[:free], size)
+            if free is not None:
+                break
+            pos = geometry.end_of_slice(pos)
+        return slice_extents(runs, start, end, size, self._path) if runs else []
 
     def _skip_empty_l1(self, pos: int, end: int) -> int:
         """Where the next L2 table begins to matter; an empty image is then one step."""
@@ -124,4 +159,4 @@ class Mapper:
         end = below[-1].end if below else pos
         if end == pos + inside < pos + length:
             extents.append(Extent(pos + inside, length - inside, ExtentKind.UNALLOCATED, True))
-        return extents
+        return list(merge(extents))

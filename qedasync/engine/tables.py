@@ -27,6 +27,7 @@ from qedasync.format.geometry import SLICE_BYTES, SLICE_ENTRIES, Geometry
 from qedasync.format.table import (
     SECTOR_ENTRIES,
     from_disk_order,
+    is_one_run,
     pack_entries,
     slice_is_sound,
     unpack_entries,
@@ -163,6 +164,15 @@ class Tables:
             and (pos & geometry.cluster_mask) + length <= geometry.cluster_size
         )
 
+    def sound_slice(self, pos: int) -> array[int] | None:
+        """The slice of ``pos``, not to be changed, if it is at hand and every entry may be used."""
+        number = pos >> self.geometry.slice_shift
+        if self.cache.suspect:
+            return None
+        if number not in self.cache and self.table_offset(pos):
+            self.lookup(pos, 1)
+        return self.cache.young.get(number)
+
     def table_offset(self, pos: int) -> int:
         """The L1 entry for ``pos``; 0 if there is no L2 table."""
         index = pos >> self.geometry.l1_shift
@@ -237,11 +247,22 @@ class Tables:
             if held is not None:
                 raw = pack_entries(held)
             entries = unpack_entries(raw)
-            sound = slice_is_sound(raw, self.geometry, self._limit(number + i))
+            sound = self._is_sound(raw, entries, self._limit(number + i))
             sound = sound and not self._overlaps(entries)
             self.cache.put(number + i, entries, sound=sound)
         self._stats.l2_loads += count
         self._last_loaded = number + count - 1
+
+    def _is_sound(self, raw: bytes, entries: array[int], end_of_file: int) -> bool:
+        """As :func:`slice_is_sound`; of one run, the ends tell."""
+        if entries[0] > 1 and is_one_run(entries, self.geometry.cluster_size):
+            first, last, l1 = entries[0], entries[-1], self.geometry.l1_table_offset
+            return (
+                self.geometry.check_cluster_offset(first, end_of_file)
+                and self.geometry.check_cluster_offset(last, end_of_file)
+                and not first <= l1 <= last
+            )
+        return slice_is_sound(raw, self.geometry, end_of_file)
 
     async def _load(self, need: NeedSlice) -> None:
         """Wait for the one load of this slice, starting it if nobody has."""

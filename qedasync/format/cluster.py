@@ -13,8 +13,17 @@ from typing import NamedTuple
 
 from qedasync.errors import CorruptTable
 from qedasync.format.geometry import SLICE_ENTRIES, Geometry
+from qedasync.format.table import is_one_run
 
-__all__ = ["lookup", "Lookup", "NeedSlice", "ClusterKind", "count_contiguous_clusters"]
+__all__ = [
+    "lookup",
+    "Lookup",
+    "NeedSlice",
+    "ClusterKind",
+    "count_contiguous_clusters",
+    "slice_runs",
+    "add_runs",
+]
 
 
 class ClusterKind(IntEnum):
@@ -79,6 +88,38 @@ def count_contiguous_clusters(entries: Sequence[int], index: int, n: int, cluste
         if entries[i] != expected:
             return i - index
     return end - index
+
+
+def slice_runs(
+    entries: array[int], first: int, end: int, cluster_size: int
+) -> list[tuple[int, int]]:
+    """All runs of the entries ``[first, end)`` of a slice, as in :func:`count_contiguous_clusters`.
+
+    Returns:
+        for each run its first entry and how many there are.
+    """
+    part = entries[first:end]
+    if len(part) == SLICE_ENTRIES and is_one_run(part, cluster_size):
+        return [(part[0], len(part))]
+    runs = []
+    begin, head, expected = 0, part[0], part[0]
+    for i, entry in enumerate(part):
+        if entry != expected:
+            runs.append((head, i - begin))
+            begin, head = i, entry
+        expected = entry + cluster_size if entry > 1 else entry
+    runs.append((head, len(part) - begin))
+    return runs
+
+
+def add_runs(runs: list[tuple[int, int]], more: list[tuple[int, int]], cluster_size: int) -> None:
+    """Put the runs of the next slice behind ``runs``, which may go on in it."""
+    if runs and more:
+        (head, n), (entry, n_more) = runs[-1], more[0]
+        if entry == (head + n * cluster_size if head > 1 else head):
+            runs[-1] = (head, n + n_more)
+            more = more[1:]
+    runs += more
 
 
 def lookup(

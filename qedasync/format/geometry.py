@@ -144,6 +144,10 @@ class Geometry:
         """The number of the slice that maps ``pos``, counted through the whole image."""
         return pos >> self.slice_shift
 
+    def end_of_slice(self, pos: int) -> int:
+        """Where the slice begins that comes after the one of ``pos``."""
+        return ((pos >> self.slice_shift) + 1) << self.slice_shift
+
     def slice_file_offset(self, table_offset: int, pos: int) -> FileOffset:
         """Where in the file the slice for ``pos`` lies, its L2 table being at ``table_offset``."""
         slice_in_table = (pos >> self.slice_shift) & (self.slices_per_table - 1)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import pytest
 
-from qedasync.engine.extents import Extent, ExtentKind, merge
+from qedasync.engine.extents import Extent, ExtentKind, merge, slice_extents
 
 DATA = Extent(0, 10, ExtentKind.DATA, False, offset=100, path="a")
 ZERO = Extent(0, 10, ExtentKind.ZERO, True)
@@ -47,3 +47,17 @@ def test_merge_nothing_gives_nothing() -> None:
 def test_merge_run_that_differs_stays_apart(change: dict[str, Any]) -> None:
     after = replace(replace(DATA, start=10, offset=110), **change)
     assert list(merge([DATA, after])) == [DATA, after]
+
+
+def test_slice_extents_are_extents_cut_at_both_ends() -> None:
+    runs = [(40960, 2), (1, 3), (0, 1), (8192, 1)]
+    found = slice_extents(runs, 4196, 4096 * 7 - 1, 4096, "x")
+    assert found == [
+        Extent(4196, 8092 - 4096, ExtentKind.DATA, False, offset=41060, path="x"),
+        Extent(8192, 12288, ExtentKind.ZERO, True),
+        Extent(20480, 4096, ExtentKind.UNALLOCATED, True),
+        Extent(24576, 4095, ExtentKind.DATA, False, offset=8192, path="x"),
+    ]
+    assert {type(run) for run in found} == {Extent}
+    with pytest.raises(FrozenInstanceError):
+        found[0].start = 1  # type: ignore[misc]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+from random import Random
+
 import pytest
 
 from qedasync.engine.core import Engine
@@ -132,6 +136,78 @@ async def test_extents_fragmented_image_gives_every_run() -> None:
     content = image(SPAN, clusters=601, l1={0: TABLE}, l2={TABLE: entries})
     async with opened(content) as engine:
         assert len(await extents(engine)) == 512
+
+
+def random_image(random: Random, *, bad: bool) -> tuple[bytes, list[int]]:
+    """Three tables, in runs and out of order; without the last entry's cluster if ``bad``."""
+    tables = [TABLE, 3 * CLUSTER, 4 * CLUSTER]
+    entries: list[int] = []
+    while len(entries) < 3 * 512:
+        first, n = random.choice([0, 1, random.randrange(5, 900)]), random.choice([1, 2, 9, 400])
+        entries += [(first + i) * CLUSTER if first > 1 else first for i in range(n)]
+    entries = entries[: 3 * 512]
+    if bad:
+        entries[-1] = 123
+    content = image(
+        3 * SPAN,
+        clusters=1400,
+        l1=dict(enumerate(tables)),
+        l2={t: dict(enumerate(entries[512 * i : 512 * (i + 1)])) for i, t in enumerate(tables)},
+    )
+    return content, entries
+
+
+@pytest.mark.parametrize("bad", [False, True])
+@pytest.mark.parametrize("backed", [False, True])
+@pytest.mark.parametrize("seed", range(8))
+async def test_block_status_of_any_range_is_that_of_its_clusters(
+    seed: int, backed: bool, bad: bool
+) -> None:
+    random = Random(seed)
+    content, entries = random_image(random, bad=bad)
+    backing = Bytes(bytes(2 * SPAN + 1000)) if backed else None
+    async with opened(content, backing=backing) as engine:
+        for _ in range(10):
+            start = random.randrange(3 * SPAN - CLUSTER)
+            end = random.randrange(start + 1, 3 * SPAN - CLUSTER + 1)
+            runs = await engine.block_status(start, end - start)
+            assert runs[0].start == start
+            assert runs[-1].end == end
+            for run, following in itertools.pairwise(runs):
+                assert run.end == following.start
+                assert not following.continues(run)
+            for run in runs:
+                for pos in range(run.start, run.end, CLUSTER):
+                    entry, inside = entries[pos // CLUSTER], pos - run.start
+                    if entry > 1:
+                        place = entry + pos % CLUSTER
+                        assert (run.kind, run.offset) == (DATA, place - inside), (seed, pos)
+                    else:
+                        below = BACKING if backed and pos < 2 * SPAN + 1000 else NONE
+                        assert run.kind is (ZERO if entry else below), (seed, pos)
+        if bad:
+            with pytest.raises(CorruptTable):
+                await engine.block_status(0, 3 * SPAN)
+        else:
+            assert await extents(engine) == await engine.block_status(0, 3 * SPAN)
+
+
+async def test_extents_of_slices_at_hand_gives_the_loop_turns() -> None:
+    entries = {i: (600 - i) * CLUSTER for i in range(512)}
+    content = image(8 * SPAN, clusters=601, l1=dict.fromkeys(range(8), TABLE), l2={TABLE: entries})
+    async with opened(content, writable=False) as engine:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        ticker = asyncio.create_task(tick())
+        assert len(await extents(engine)) == 8 * 512
+        ticker.cancel()
+        assert ticks >= 8
 
 
 async def test_extents_closed_on_the_way_raises_image_closed() -> None:

@@ -14,8 +14,10 @@ from qedasync.format.cluster import (
     ClusterKind,
     Lookup,
     NeedSlice,
+    add_runs,
     count_contiguous_clusters,
     lookup,
+    slice_runs,
 )
 from qedasync.format.geometry import SLICE_ENTRIES, Geometry
 from qedasync.format.table import zero_slice
@@ -315,3 +317,50 @@ def test_lookup_walked_over_a_slice_agrees_with_each_entry(data: st.DataObject) 
     if answer.length < length:
         assert (start + answer.length) % CS == 0
         assert not continues(n), "the run ended too early"
+
+
+ENTRIES = st.lists(
+    st.one_of(
+        st.tuples(st.just("zero"), st.integers(0, 1), st.integers(1, 600)),
+        st.tuples(st.just("data"), st.integers(2, 2000), st.integers(1, 600)),
+    ),
+    min_size=1,
+    max_size=12,
+)
+"""Runs, each by what it is of, its first cluster or entry, and how many there are of it."""
+
+
+@given(ENTRIES, st.integers(0, 511), st.integers(1, 512))
+def test_slice_runs_are_those_that_lookups_find(
+    pieces: list[tuple[str, int, int]], first: int, n: int
+) -> None:
+    values: list[int] = []
+    for kind, value, count in pieces:
+        values += [(value + i) * CS if kind == "data" else value for i in range(count)]
+    entries = array("Q", (values * 512)[:SLICE_ENTRIES])
+    end = min(first + n, SLICE_ENTRIES)
+    expected, index = [], first
+    while index < end:
+        count = count_contiguous_clusters(entries, index, end - index, CS)
+        expected.append((entries[index], count))
+        index += count
+    assert slice_runs(entries, first, end, CS) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([], [(CS, 2)], [(CS, 2)]),
+        ([(CS, 2)], [], [(CS, 2)]),
+        ([(CS, 2)], [(3 * CS, 5), (0, 1)], [(CS, 7), (0, 1)]),
+        ([(1, 2)], [(1, 5)], [(1, 7)]),
+        ([(1, 2)], [(0, 5)], [(1, 2), (0, 5)]),
+        ([(CS, 2)], [(4 * CS, 5)], [(CS, 2), (4 * CS, 5)]),
+    ],
+)
+def test_add_runs_joins_what_goes_on(
+    before: list[tuple[int, int]], after: list[tuple[int, int]], expected: list[tuple[int, int]]
+) -> None:
+    runs = [*before]
+    add_runs(runs, after, CS)
+    assert runs == expected
