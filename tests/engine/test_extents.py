@@ -51,12 +51,12 @@ def test_merge_run_that_differs_stays_apart(change: dict[str, Any]) -> None:
 
 def test_slice_extents_are_extents_cut_at_both_ends() -> None:
     runs = [(40960, 2), (1, 3), (0, 1), (8192, 1)]
-    found = slice_extents(runs, 4196, 4096 * 7 - 1, 4096, "x")
+    found = slice_extents(runs, 4196, 4096 * 8 - 1, 4096, "x")
     assert found == [
-        Extent(4196, 8092 - 4096, ExtentKind.DATA, False, offset=41060, path="x"),
-        Extent(8192, 12288, ExtentKind.ZERO, True),
-        Extent(20480, 4096, ExtentKind.UNALLOCATED, True),
-        Extent(24576, 4095, ExtentKind.DATA, False, offset=8192, path="x"),
+        Extent(4196, 8092, ExtentKind.DATA, False, offset=41060, path="x"),
+        Extent(12288, 12288, ExtentKind.ZERO, True),
+        Extent(24576, 4096, ExtentKind.UNALLOCATED, True),
+        Extent(28672, 4095, ExtentKind.DATA, False, offset=8192, path="x"),
     ]
     assert {type(run) for run in found} == {Extent}
     with pytest.raises(FrozenInstanceError):
