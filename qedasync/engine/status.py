@@ -98,6 +98,9 @@ class Mapper:
                     hole_end = await self._tables.end_of_empty(stop)
                     found = found._replace(length=min(hole_end, end) - pos)
                     full_table = pos >> shift if hole_end == stop else -1
+                if not pos & ((1 << shift) - 1) and found.length == 1 << shift < end - pos:
+                    index = await self._tables.end_of_empty_tables((pos >> shift) + 1)
+                    found = found._replace(length=min(index << shift, end) - pos)
             if found.kind in (ClusterKind.FOUND, ClusterKind.ZERO) or self.backing is None:
                 batch = [self._own(found, pos)]
             else:

@@ -211,6 +211,28 @@ class Tables:
         n = (await self._storage.next_data(start) - start) // SLICE_BYTES
         return pos + (min(n, left) << geometry.slice_shift)
 
+    async def end_of_empty_tables(self, index: int) -> int:
+        """The next L1 index from ``index`` on that may lead to a table with anything in it.
+
+        Looks one slice of L1 ahead: which of its tables are in the same hole in the file.
+
+        Raises:
+            StorageError: the storage cannot say.
+        """
+        geometry, part = self.geometry, slice(index, index + SLICE_ENTRIES)
+        start = min(filter(None, self.l1[part]), default=0)
+        hole_end = await self._storage.next_data(start) if start else 0
+        on_l1 = start < geometry.l1_end and hole_end > geometry.l1_table_offset
+        if on_l1 or start < geometry.first_cluster_offset:
+            return index
+        end = min(hole_end, self._allocator.first_taken or self._allocator.end_of_file)
+        last = end - geometry.table_bytes
+        for entry in self.l1[part]:
+            if entry and (entry & geometry.cluster_mask or not start <= entry <= last):
+                break
+            index += 1
+        return index
+
     # ------------------------------------------------------------------ loads
 
     def _load_now(self, need: NeedSlice) -> bool:
