@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from array import array
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from errno import EIO, ENOSPC
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -25,11 +27,15 @@ from qedasync.check import (
     LeakRange,
     check_image,
 )
+from qedasync.check.lanes import Judge, as_bytes, as_lanes, count_breaks, indices_of, without
 from qedasync.check.marks import Flags, Marks, windows
 from qedasync.check.result import LIST_LIMIT
+from qedasync.check.scan import Scanner
+from qedasync.check.tables import sort_offsets
 from qedasync.engine.core import Engine, EngineOptions
 from qedasync.errors import ImageClosed, ImageFailed, ReadOnly, StorageError
 from qedasync.events import Event
+from qedasync.format.geometry import Geometry
 from qedasync.format.header import Features
 from qedasync.storage.base import Storage
 from qedasync.storage.crash import CrashPoint, CrashState, crash_points
@@ -961,3 +967,102 @@ def test_marks_windows_see_everything_once(marked: list[int], max_pages: int, ea
         gaps += sum(n for _, n in marks.gaps(0, 30 * 512))
     assert doubles == len(marked) - len(set(marked))
     assert gaps == 30 * 512 - len(set(marked))
+
+
+# -------------------------------------------------------------- slices at once
+
+
+@given(data=st.data(), table_size=st.sampled_from([1, 2, 16]), tables=st.booleans())
+def test_judge_of_a_slice_says_what_the_geometry_says_of_each_entry(
+    data: st.DataObject, table_size: int, tables: bool
+) -> None:
+    size = CLUSTER << data.draw(st.integers(0, 4))
+    header_size = data.draw(st.sampled_from([1, 3]))
+    l1 = (header_size + data.draw(st.integers(0, 20))) * size
+    geometry = Geometry(size, table_size, header_size, l1)
+    end = data.draw(st.sampled_from([geometry.l1_end, geometry.l1_end + 30 * size, 1 << 62]))
+    near = [0, size, l1, geometry.l1_end, end, end - geometry.table_bytes, 2**63, 2**64]
+    near += [l1 - geometry.table_bytes]
+    entry = st.sampled_from(near) | st.integers(0, 80).map(lambda n: n * size)
+    step = st.sampled_from([-size, -1, 0, 0, 0, 1, 2, size])
+    values = data.draw(st.lists(st.tuples(entry, step).map(sum), max_size=60))
+    entries = array("Q", [value % 2**64 for value in values]) + array("Q", bytes(8 * 512))
+    lanes = as_lanes(entries[:512].tobytes())
+    wrong = Judge(geometry, end, tables=tables).wrong(lanes)
+    is_valid = geometry.check_table_offset if tables else geometry.check_cluster_offset
+    empty = {0} if tables else {0, 1}
+    expected = [i for i, e in enumerate(entries) if e not in empty and not is_valid(e, end)]
+    assert indices_of(wrong) == expected
+    for i in expected:
+        entries[i] = 0
+    assert as_bytes(without(lanes, wrong)) == entries[:512].tobytes()
+
+
+@given(steps=st.lists(st.sampled_from([1, 1, 1, 0, -1, 5]), max_size=40))
+def test_breaks_of_a_slice_are_counted(steps: list[int]) -> None:
+    numbers = [1000 + sum(steps[:i]) for i in range(len(steps))]
+    numbers += range(5000, 5000 + 512 - len(numbers))
+    lanes = as_lanes(array("Q", [number * CLUSTER for number in numbers]).tobytes())
+    assert count_breaks(lanes, CLUSTER) == sum(b != a + 1 for a, b in pairwise(numbers))
+
+
+@pytest.mark.parametrize("bits", range(12, 27))
+@pytest.mark.parametrize("first", [3, 65_000, 2**24 - 700, 2**35 - 1])
+def test_run_in_a_table_is_known_from_one_that_is_none(bits: int, first: int) -> None:
+    geometry = Geometry(1 << bits, 1, 1, 1 << bits)
+    numbers = range(first, first + 2048)
+    entries = array("Q", [number << bits for number in numbers])
+    scanner = Scanner(geometry, (first + 4096) << bits, Marks())
+    assert scanner.run_in(entries.tobytes()) == first << bits
+    for i in (1, 700, 2046):
+        for wrong in (entries[i] + 1, entries[i] + (1 << bits), entries[i] ^ 1 << 60):
+            entries[i], right = wrong, entries[i]
+            assert scanner.run_in(entries.tobytes()) == 0
+            entries[i] = right
+    assert scanner.run_in(entries.tobytes()) == first << bits
+
+
+@given(
+    offsets=st.lists(st.sampled_from([0, 7, 9]) | st.integers(0, 2**64 - 1), max_size=80),
+    part=st.sampled_from([3, 16, 100]),
+)
+def test_sort_in_parts_sorts(offsets: list[int], part: int) -> None:
+    entries = array("Q", offsets)
+    for _ in sort_offsets(entries, part):
+        pass
+    assert list(entries) == sorted(offsets)
+
+
+async def test_check_of_many_tables_finds_those_that_hold_something() -> None:
+    """There are so many that their holes are looked for first."""
+    first, n = TABLE, 1024
+    places = [first + i * 64 * KIB for i in range(n)]
+    data = places[-1] + 64 * KIB
+    content = image(
+        n * SPAN,
+        l1=dict(enumerate(reversed(places))),
+        l2={places[i]: {i: data + i * CLUSTER} for i in (0, 1, 500, 1023)},
+        file_size=data + n * CLUSTER,
+    )
+    assert (await check(content)).to_dict() | {"findings": ()} == (
+        await check(content, max_pages=2)
+    ).to_dict() | {"findings": ()}
+    result, naive = await check(content), Naive(content)
+    assert (result.allocated_clusters, result.corruptions) == (4, 0)
+    assert result.leaks == len(naive.leaks)
+
+
+async def test_check_of_tables_that_nobody_can_tell_apart_looks_into_none() -> None:
+    size, n = 2 * CLUSTER, 8200
+    content = image(
+        MIB,
+        cluster_size=size,
+        table_size=16,
+        l1={i: (17 + i) * size for i in range(n)},
+        l2={n * size: {0: 7}},
+        file_size=(n + 40) * size,
+    )
+    result = await check(content, repair=True)
+    assert result.corruptions == (n - 1) * 15
+    assert (result.allocated_clusters, result.repaired) == (0, False)
+    assert [f.kind for f in result.findings] == [FindingKind.SHARED_TABLE]

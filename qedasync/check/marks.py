@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 
 __all__ = ["Flags", "Marks", "marks_for", "windows", "page_of", "span_of", "MAX_PAGES"]
 
-MAX_PAGES = 80_000
-"""About 16 MiB; contiguous, enough for 2.5 TiB of 64 KiB clusters."""
+MAX_PAGES = 1 << 16
+"""About 13 MiB; contiguous, enough for 2 TiB of 64 KiB clusters."""
 
-_PAGE_COST = 200
-"""Bytes of memory."""
+_PAGE_COST = 256
+"""Bytes of memory, more or less."""
 
 _PAGE_BITS = 9
 _PAGE = 1 << _PAGE_BITS

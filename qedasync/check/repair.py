@@ -72,7 +72,9 @@ class Repair:
             await self._mend(_Copying)
             await self._engine.sync()
         if self.actions.items:
+            self.found.tables.forget()
             self.left = await self._survey()
+        self.left.tables.forget()
         await self._settle_need_check()
 
     async def _mend(self, kind: type[_Mending]) -> None:

@@ -16,7 +16,15 @@ from typing import Self
 from qedasync.check.lanes import as_bytes, indices_of, without
 from qedasync.check.marks import Flags, Marks, page_of, span_of
 from qedasync.check.reader import Pacer
-from qedasync.check.result import Action, ActionKind, Bounded, Finding, FindingKind, LeakRange
+from qedasync.check.result import (
+    LIST_LIMIT,
+    Action,
+    ActionKind,
+    Bounded,
+    Finding,
+    FindingKind,
+    LeakRange,
+)
 from qedasync.check.scan import Scanner, Trouble
 from qedasync.check.tables import TableList
 from qedasync.check.walk import Walk
@@ -28,7 +36,7 @@ from qedasync.storage.base import Storage
 
 __all__ = ["Survey"]
 
-_MANY_LEAKS = 1 << 24
+_MANY_LEAKS = 1 << 23
 """Clusters of a window; fewer are no reason to end a check."""
 
 _LOOKED_INTO = 16 << 20
@@ -151,7 +159,7 @@ class Survey(Walk):
         self.to_clear += n
         self.corruptions += n
         entries = unpack_entries(as_bytes(lanes))
-        self._list_invalid(1, [(first + i, None, entries[i]) for i in indices_of(wrong)])
+        self._list_invalid(1, [(first + i, None, entries[i]) for i in indices_of(wrong)], n)
 
     # ---------------------------------------------------------------- L2
 
@@ -236,35 +244,39 @@ class Survey(Walk):
             return
         if self._is_first_pass:
             self.corruptions += len(trouble.invalid)
-            self._list_invalid(2, [(index, first + i, entries[i]) for i in trouble.invalid])
+            n, invalid = len(trouble.invalid), trouble.invalid[:LIST_LIMIT]
+            self._list_invalid(2, [(index, first + i, entries[i]) for i in invalid], n)
         shift = self.geometry.cluster_bits
         self._doubles.per_page.update(page_of(entries[i] >> shift) for i in trouble.doubles)
-        doubles = [(first + i, entries[i]) for i in trouble.doubles]
-        self._list_doubles(index, doubles, n_copied)
+        doubles = [(first + i, entries[i]) for i in trouble.doubles[:LIST_LIMIT]]
+        self._list_doubles(index, doubles, len(trouble.doubles), n_copied)
 
-    def _list_invalid(self, level: int, invalid: list[tuple[int, int | None, int]]) -> None:
-        """List entries of one level: the L1 index, the L2 index, the entry."""
-        listed = invalid[: self.findings.room]
+    def _list_invalid(self, level: int, some: list[tuple[int, int | None, int]], n: int) -> None:
+        """List the first of ``n`` entries of one level: the L1 index, the L2 index, the entry."""
+        listed = some[: self.findings.room]
         for index, l2_index, entry in listed:
             where = f"L1 entry {index}" if level == 1 else f"L2 entry {l2_index} of table {index}"
             what = "L2 table" if level == 1 else "data cluster"
             text = f"{where} is {entry:#x}, where no {what} can be"
             self._find(self.findings, FindingKind.INVALID_ENTRY, index, l2_index, entry, text)
-        self.findings.omitted += len(invalid) - len(listed)
-        listed = invalid[: self.clears.room]
+        self.findings.omitted += n - len(listed)
+        listed = some[: self.clears.room]
         for index, l2_index, entry in listed:
             self.clears.add(Action(ActionKind.CLEAR_ENTRY, index, l2_index, entry))
-        self.clears.omitted += len(invalid) - len(listed)
+        self.clears.omitted += n - len(listed)
 
-    def _list_doubles(self, index: int, doubles: list[tuple[int, int]], n_copied: int) -> None:
-        """List entries of a table: the L2 index, the entry. The first ``n_copied`` get a copy."""
+    def _list_doubles(self, index: int, some: list[tuple[int, int]], n: int, n_copied: int) -> None:
+        """List the first of ``n`` entries of a table: the L2 index, the entry.
+
+        The first ``n_copied`` get a copy.
+        """
         findings, copies = self._doubles.findings, self._doubles.copies
-        listed = doubles[: findings.room]
+        listed = some[: findings.room]
         for l2_index, entry in listed:
             text = f"L2 entry {l2_index} of table {index} is {entry:#x}, a cluster in use already"
             self._find(findings, FindingKind.SHARED_CLUSTER, index, l2_index, entry, text)
-        findings.omitted += len(doubles) - len(listed)
-        listed = doubles[: min(n_copied, copies.room)]
+        findings.omitted += n - len(listed)
+        listed = some[: min(n_copied, copies.room)]
         for l2_index, entry in listed:
             copies.add(Action(ActionKind.COPY_CLUSTER, index, l2_index, entry))
         copies.omitted += n_copied - len(listed)

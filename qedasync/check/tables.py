@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from operator import sub
 
 from qedasync.format.geometry import Geometry
@@ -19,32 +19,33 @@ __all__ = ["TableList", "sort_offsets"]
 
 _CHUNK = 1 << 17
 _MOST_CROWDED = 1 << 17
-_MOST_SHARED = 1 << 16
+_MOST_SHARED = 1 << 12
 _MOST_FULL = 1 << 16
 _ASK_FOR_HOLES_FROM = 1 << 10
 
 
-def sort_offsets(offsets: array[int]) -> Iterator[None]:
+def sort_offsets(offsets: array[int], part_size: int = _CHUNK) -> Iterator[None]:
     """Sort in place, a part at each step; a list of them all would be of 80 MiB."""
-    starts = range(0, len(offsets), _CHUNK)
-    for start in starts:
-        offsets[start : start + _CHUNK] = array("Q", sorted(offsets[start : start + _CHUNK]))
+    parts: list[array[int]] = []
+    while offsets:
+        parts.append(array("Q", sorted(offsets[-part_size:])))
+        del offsets[-part_size:]
         yield
-    if len(starts) > 1:
-        parts = [offsets[start : start + _CHUNK] for start in starts]
-        del offsets[:]
-        borders = sorted(chain.from_iterable(part[:: len(parts)] for part in parts))
-        ends = [*borders[:: len(borders) // len(parts)][1:], 1 << 64]
-        begun = [0] * len(parts)
-        for end in ends:
-            merged: list[int] = []
-            for i, part in enumerate(parts):
-                stop = bisect_left(part, end, begun[i])
-                merged += part[begun[i] : stop]
-                begun[i] = stop
-            merged.sort()  # sorted runs, which it finds and merges
-            offsets.extend(merged)
-            yield
+    some = sorted(chain.from_iterable(part[:: len(parts)] for part in parts))
+    borders = {part[-1] for part in parts}.union(some[:: max(1, part_size // max(1, len(parts)))])
+    for border in sorted(borders):
+        below: list[int] = []
+        n_equal = 0  # there may be a million of them
+        for i, part in enumerate(parts):
+            stop = bisect_left(part, border)
+            end = bisect_right(part, border, stop)
+            below += part[:stop]
+            n_equal += end - stop
+            parts[i] = part[end:]
+        below.sort()  # it finds the sorted runs and merges them
+        offsets.extend(below)
+        offsets.extend(repeat(border, n_equal))
+        yield
 
 
 class TableList:
@@ -208,6 +209,13 @@ class TableList:
         self.n_sound = self.n - self.n_shared
         self._seen.clear()
         self._taken.clear()
+
+    def forget(self) -> None:
+        """Keep the numbers only: nobody walks through this image any more."""
+        self.offsets = array("Q")
+        self.sound = (array("Q"), array("Q"))
+        self.crowded = set()
+        self._full = None
 
     def settle(self, index: int, copy: int) -> None:
         """A shared table has been copied, and is a table like any other."""

@@ -6,10 +6,13 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["MEMORY", "cheap"]
+__all__ = ["MEMORY", "SECONDS", "cheap"]
 
 MEMORY = 64 << 20
 """Bytes that any image may cost."""
+
+SECONDS = 10.0
+"""Processor time that any image may cost: five times what it should, for slow and busy machines."""
 
 
 @contextmanager

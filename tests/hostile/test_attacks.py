@@ -1,7 +1,7 @@
 """The attacks one thinks of first, each on its own: headers, tables, and files that are all hole.
 
-What they cost is counted in bytes read and bytes of memory. Time is bounded by the limit of a test,
-ten times what QEMU's users would call slow.
+What they cost is counted in bytes read, bytes of memory and, where there are millions of entries,
+processor time. Other time is bounded by the limit of a test.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+import time
 from array import array
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from pathlib import Path
+from random import Random
 from typing import Any, cast
 
 import pytest
@@ -23,7 +25,7 @@ from qedasync.errors import CorruptTable, HeaderError, StorageError, Unsupported
 from qedasync.format.header import Features
 from qedasync.storage.memory import MemoryStorage, SparseBytes
 from qedasync.storage.opener import open_storage
-from tests.hostile.cost import cheap
+from tests.hostile.cost import MEMORY, SECONDS, cheap
 from tests.hostile.meter import Meter
 from tests.quirks.images import CLUSTER, KIB, MIB, image, write_file
 
@@ -258,16 +260,115 @@ def test_l1_of_16_mib_that_names_one_place_costs_its_size(entry: int) -> None:
         asyncio.run(use())
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("entry", [17 * MIB, MIB])
-def test_check_of_l1_that_names_one_place_in_2_mib_takes_little_memory(entry: int) -> None:
-    async def use() -> None:
-        async with opened(Meter(MemoryStorage(with_big_l1(entry, BIG // 8))), "r") as disk:
-            assert (await disk.check()).corruptions >= BIG // 8 - 1
+SPREAD = 1 << 50
+"""Bytes of a file that is all hole but for its beginning."""
 
-    with cheap():
+
+def spread_tables(n: int) -> array[int]:
+    """Places for ``n`` tables of 16 MiB that lie far from each other, in no order."""
+    step = SPREAD // n & -MIB
+    places = [17 * MIB, *(i * step - 32 * MIB for i in range(2, n + 1))]
+    Random(1).shuffle(places)
+    return array("Q", places)
+
+
+def huge(name: str, n: int, features: int = 0) -> SparseBytes:
+    """L1 of ``n`` entries, and one table at most that holds anything."""
+    file_size = 3 * n * MIB + 100 * MIB
+    l1, l2 = array("Q", [17 * MIB]), array("Q")
+    if name == "one-table":
+        l1 *= n
+    elif name == "one-table-of-nonsense":
+        l1, l2 = l1 * n, array("Q", [8]) * n
+    elif name == "nonsense":
+        l1 = array("Q", [8, MIB, 2**64 - MIB, 2**63]) * (n // 4)
+    elif name == "spread":
+        l1, file_size = spread_tables(n), SPREAD
+    elif name == "spread-in-pairs":
+        places = spread_tables(n // 2)
+        l1, file_size = places + array("Q", [place + 3 * MIB for place in places]), SPREAD
+    elif name == "overlapping":
+        l1 = array("Q", [(17 + i) * MIB for i in range(n)])
+    elif name == "one-cluster":
+        l2 = array("Q", [40 * MIB]) * n
+    elif name == "data-spread":
+        l2, file_size = array("Q", [place * 64 for place in spread_tables(n)]), SPREAD * 64
+    content = image(
+        1 << 62, cluster_size=MIB, table_size=16, file_size=file_size, features=features
+    )
+    content.write(l1.tobytes(), MIB)
+    content.write(l2.tobytes(), 17 * MIB)
+    return content
+
+
+HUGE: dict[str, Callable[[int], int]] = {  # corruptions for n entries
+    "one-table": lambda n: (n - 1) * 16,
+    "one-table-of-nonsense": lambda n: (n - 1) * 16 + n,
+    "nonsense": lambda n: n,
+    "spread": lambda n: 1,
+    "spread-in-pairs": lambda n: n // 2 * 13 + 1,
+    "overlapping": lambda n: (n - 1) * 15,
+    "one-cluster": lambda n: n - 1,
+    "data-spread": lambda n: 1,
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", HUGE)
+def test_check_of_l1_of_16_mib_takes_little_time(name: str) -> None:
+    content = huge(name, BIG)
+
+    async def use() -> None:
+        async with opened(Meter(MemoryStorage(content)), "r") as disk:
+            began = time.process_time()
+            result = await disk.check()
+            assert time.process_time() - began <= SECONDS
+            assert result.corruptions == HUGE[name](BIG)
+            assert result.cut_short is ("spread" in name)
+
+    asyncio.run(use())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", HUGE)
+def test_repair_at_open_of_l1_of_16_mib_takes_little_time(name: str) -> None:
+    meter = Meter(MemoryStorage(huge(name, BIG, Features.NEED_CHECK)), room=1 << 40)
+
+    async def use() -> None:
+        async with opened(meter):
+            assert name == "nonsense"
+
+    began = time.process_time()
+    with nullcontext() if name == "nonsense" else pytest.raises(FormatError, match="repaired"):
         asyncio.run(use())
+    assert time.process_time() - began <= SECONDS
+    assert meter.closed
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_check_of_l1_of_2_mib_takes_little_memory(name: str) -> None:
+    content = huge(name, BIG // 8)
+
+    async def use() -> None:
+        async with opened(Meter(MemoryStorage(content)), "r") as disk:
+            assert (await disk.check()).corruptions >= 1 or name.endswith("spread")
+
+    with cheap(MEMORY // 2):
+        asyncio.run(use())
+
+
+@pytest.mark.parametrize("name", ["one-table", "spread"])
+def test_extents_of_l1_of_16_mib_are_found_in_little_time(name: str) -> None:
+    content = huge(name, BIG)
+
+    async def use() -> None:
+        async with opened(Meter(MemoryStorage(content)), "r") as disk:
+            began = time.process_time()
+            (extent,) = await first_extents(disk, 2)
+            assert time.process_time() - began <= SECONDS
+            assert extent.length == disk.size
+
+    asyncio.run(use())
 
 
 @pytest.mark.parametrize("entry", [256 * KIB + 64 * KIB, 64 * KIB])
