@@ -49,6 +49,10 @@ _LIMITS = (
 )
 
 
+_QEMU_NAMES = {str(qedasync.Event.L2_ALLOC_WRITE): "l2_update"}
+"""Event -> what QEMU's QED driver calls the step, where that is another name."""
+
+
 @dataclass(slots=True)
 class _Inject:
     event: str
@@ -269,6 +273,7 @@ class BlkdebugStorage(qedasync.StorageBase):
             return
 
     async def _happen(self, event: str) -> None:
+        event = _QEMU_NAMES.get(event, event)
         matching = [
             one
             for one in self._rules.inject
@@ -302,7 +307,8 @@ class BlkdebugStorage(qedasync.StorageBase):
     async def write(
         self, buffers: _Buffers, offset: int, event: qedasync.Event = qedasync.Event.WRITE_AIO
     ) -> None:
-        await self._step(event, "write", offset, sum(map(len, buffers)))
+        await self._happen(event)
+        await self._step("pwritev", "write", offset, sum(map(len, buffers)))
         await self._inner.write(buffers, offset, event)
 
     async def write_zeroes(

@@ -78,6 +78,7 @@ class Access:
         backing: ``"deny"``, ``"same-dir"``, ``"allow:GLOB"`` or ``"any"``; None for what
             ``QEDASYNC_BACKING`` says, or the library's default.
         no_backing: leave the backing file closed.
+        write_backing: open a backing file that the options give for writing, too.
         copy_on_read: what is read from a backing file is written to the image.
         check: repair an image that was not closed cleanly, before the first write.
     """
@@ -87,6 +88,7 @@ class Access:
     force_share: bool = False
     backing: str | None = None
     no_backing: bool = False
+    write_backing: bool = False
     copy_on_read: bool = False
     check: bool = True
 
@@ -410,7 +412,12 @@ async def _backing(spec: Spec, access: Access) -> Any:
             return False
         if not isinstance(child, dict):
             raise ToolError(f"Cannot find device='{child}' nor node-name='{child}'")
-        below = Access(force_share=access.force_share, backing=access.backing, cache=access.cache)
+        below = Access(
+            writable=access.write_backing,
+            cache=access.cache,
+            force_share=access.force_share,
+            backing=access.backing,
+        )
         node = await _open(dict(child), None, below, "", plain=False)
         return node.disk
     if access.no_backing:
