@@ -181,9 +181,11 @@ class _Copy:
             if len(runs) == 1:
                 # Begun before the next piece's may begin.
                 write = asyncio.ensure_future(self._write(piece.start, data, *runs[0]))
-                await asyncio.sleep(0)
-                next_one.set()
-                await write
+                try:
+                    await asyncio.sleep(0)
+                    next_one.set()
+                finally:
+                    await write  # also when the copy is being ended: it has begun
             else:
                 for run in runs:
                     await self._write(piece.start, data, *run)
