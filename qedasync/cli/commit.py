@@ -78,13 +78,13 @@ def main(words: Sequence[str]) -> int:
 
 
 async def _commit(parsed: Parsed, name: str, cache: str) -> None:
-    node = await open_named(parsed, name, writable=True, cache=cache)
-    try:
+    from qedasync.cli.witness import closing
+
+    node = await open_named(parsed, name, writable=True, write_backing=True, cache=cache)
+    async with closing(node):
         with progress(progress_mode(parsed), "commit") as report:
             await _commit_open(parsed, name, node, report)
             report(1, 1)
-    finally:
-        await node.close()
 
 
 async def _commit_open(parsed: Parsed, name: str, node: Node, report: Report) -> None:

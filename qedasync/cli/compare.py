@@ -82,13 +82,14 @@ def _ending_with(code: int) -> Iterator[None]:
 
 
 async def _compare(parsed: Parsed) -> int:
+    from qedasync.cli.witness import closing
+
     async with AsyncExitStack() as stack:
         nodes = []
         for name, letter in zip(parsed.names, "fF", strict=True):
             with _ending_with(_NOT_OPENED):
                 node = await _open(parsed, name, parsed.last(letter))
-            stack.push_async_callback(node.close)
-            nodes.append(node)
+            nodes.append(await stack.enter_async_context(closing(node)))
         with progress(progress_mode(parsed), "compare") as report:
             return await _compare_open(parsed, nodes, report)
 

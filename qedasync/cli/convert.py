@@ -223,12 +223,13 @@ def _refuse_snapshot(wish: _Wish, sources: list[Node]) -> None:
 
 
 async def _convert(wish: _Wish, text: str, report: Report) -> None:
+    from qedasync.cli.witness import closing
+
     async with AsyncExitStack() as stack:
         sources = []
         for name in wish.sources:
             source = await open_named(wish.parsed, name, cache=wish.parsed.last("T", "writeback"))
-            stack.push_async_callback(source.close)
-            sources.append(source)
+            sources.append(await stack.enter_async_context(closing(source)))
         _refuse_snapshot(wish, sources)
         size = sum(source.disk.size for source in sources)
         values = {} if wish.has("n") else _values(wish, text, size)
@@ -275,7 +276,8 @@ def _backing(wish: _Wish, values: Values, name: str, letter: str) -> str | None:
 async def _target(wish: _Wish, values: Values) -> AsyncIterator[Node]:
     """What is written: a new image, or with ``-n`` one that is there."""
     from qedasync.cli.nodes import access_from, open_node
-    from qedasync.cli.target import NewImage, new_image
+    from qedasync.cli.target import NewImage, flush, new_image
+    from qedasync.cli.witness import closing
 
     parsed = wish.parsed
     cache = cache_word(parsed, "t", default="unsafe")
@@ -290,11 +292,9 @@ async def _target(wish: _Wish, values: Values) -> AsyncIterator[Node]:
         raise ToolError("--image-opts and --format are mutually exclusive")
     options = wish.has("target-image-opts")
     node = await open_node(wish.target, wish.format, access, image_opts=options)
-    try:
+    async with closing(node):
         yield node
-        await node.disk.flush()
-    finally:
-        await node.close()
+        await flush(node, wish.target)
 
 
 async def _copy(

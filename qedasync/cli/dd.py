@@ -120,10 +120,10 @@ async def _dd(parsed: Parsed, wish: _Wish, source: str, target: str) -> None:
     from qedasync.cli.format_options import parse_format_options
     from qedasync.cli.nodes import access_from
     from qedasync.cli.target import NewImage, new_image
+    from qedasync.cli.witness import closing
 
     async with AsyncExitStack() as stack:
-        node = await open_named(parsed, source)
-        stack.push_async_callback(node.close)
+        node = await stack.enter_async_context(closing(await open_named(parsed, source)))
         fmt = parsed.last("O", "raw") or ""
         if fmt not in FORMATS:
             raise ToolError("Unknown file format")

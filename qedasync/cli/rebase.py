@@ -82,11 +82,13 @@ def main(words: Sequence[str]) -> int:
 
 
 async def _rebase(parsed: Parsed, name: str, cache: str, report: Report) -> None:
+    from qedasync.cli.witness import closing
+
     unsafe = parsed.has("u")
     node = await open_named(
         parsed, name, writable=True, cache=cache, force_share=False, no_backing=unsafe
     )
-    try:
+    async with closing(node):
         _check_format(parsed)
         if node.format != "qed":
             raise _refusal(parsed, os.strerror(errno.ENOTSUP))
@@ -94,8 +96,6 @@ async def _rebase(parsed: Parsed, name: str, cache: str, report: Report) -> None
             await _rename(parsed, node)
         else:
             await _move(parsed, node, report)
-    finally:
-        await node.close()
 
 
 def _check_format(parsed: Parsed) -> None:

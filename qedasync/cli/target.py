@@ -24,12 +24,13 @@ from qedasync.cli.common import beside
 from qedasync.cli.create import create_image, local_name
 from qedasync.cli.nodes import Access, Node, open_node
 from qedasync.cli.options import ToolError
-from qedasync.errors import ImageLocked, StorageError
+from qedasync.cli.witness import closing, reason
+from qedasync.errors import ImageLocked, QEDError, StorageError
 
 if TYPE_CHECKING:
     from qedasync.cli.format_options import Values
 
-__all__ = ["NewImage", "new_image"]
+__all__ = ["NewImage", "flush", "new_image"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +74,26 @@ async def new_image(wish: NewImage) -> AsyncIterator[Node]:
     work = os.path.join(os.path.dirname(path), f".qedasync-{os.getpid()}-{token_hex(4)}.part")
     try:
         node = await _make(wish, work)
-        try:
+        async with closing(node):
             yield node
-            await node.disk.flush()
-        finally:
-            await node.close()
+            await flush(node, wish.name)
         await asyncio.to_thread(_give_name, work, path, mode, wish.access.cache != "unsafe")
     except BaseException:
         with suppress(OSError):
             os.unlink(work)
         raise
+
+
+async def flush(node: Node, name: str) -> None:
+    """Make it durable.
+
+    Raises:
+        ToolError: it could not be. Differs from QEMU: it does not look.
+    """
+    try:
+        await node.disk.flush()
+    except QEDError as error:
+        raise ToolError(f"Could not flush '{name}': {reason(error)}") from error
 
 
 def _path(wish: NewImage) -> str:
@@ -177,11 +188,8 @@ async def _device(wish: NewImage, path: str, mode: int) -> AsyncIterator[Node]:
         raise _refusal(wish, f"Could not create '{wish.name}': {os.strerror(errno.EISDIR)}")
     if not stat.S_ISBLK(mode) or wish.format != "raw":
         raise _refusal(wish, "Cannot grow device files")
-    node = await open_node(path, "raw", wish.access)
-    try:
+    async with closing(await open_node(path, "raw", wish.access)) as node:
         if node.disk.size < int(wish.values["size"]):
             raise _refusal(wish, "Cannot grow device files")
         yield node
-        await node.disk.flush()
-    finally:
-        await node.close()
+        await flush(node, wish.name)

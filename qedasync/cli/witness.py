@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from qedasync.cli.options import ToolError
 from qedasync.errors import QEDError
 
 if TYPE_CHECKING:
     from qedasync import Disk, Extent
+    from qedasync.cli.nodes import Node
 
-__all__ = ["Failure", "Pace", "Witness", "reason"]
+__all__ = ["Failure", "Pace", "Witness", "closing", "reason"]
 
 _SECTOR = 512
 
@@ -46,6 +49,25 @@ def reason(error: QEDError) -> str:
     """What the host calls an error."""
     number = getattr(error, "errno", None)
     return os.strerror(number) if number else str(error)
+
+
+@asynccontextmanager
+async def closing(node: Node) -> AsyncIterator[Node]:
+    """Close it in the end. What went wrong before is what counts.
+
+    Raises:
+        ToolError: the image could not be flushed. Differs from QEMU: it says nothing then.
+    """
+    try:
+        yield node
+    except BaseException:
+        with suppress(QEDError):
+            await node.close()
+        raise
+    try:
+        await node.close()
+    except QEDError as error:
+        raise ToolError(f"Could not close '{node.filename}': {reason(error)}") from error
 
 
 class Pace:
@@ -79,7 +101,7 @@ class Witness:
         salvaging: told of each failure that a job may get over: a sector that cannot be read.
 
     Attributes:
-        failure: what failed first, or None.
+        failure: what failed, that nearest to the disk's beginning if much did; or None.
     """
 
     def __init__(
@@ -144,16 +166,23 @@ class Witness:
         return [replace(run, zero=False) for run in runs] if self._opaque else runs
 
     async def _first_bad(self, offset: int, length: int) -> int:
-        """Where in the range it is that nothing is known, to the sector."""
+        """Where in the range it is that nothing is known, to the sector; or that is over by now."""
+        if await self._is_known(offset, length):
+            return offset
         while length > _SECTOR:
             half = -(-length // _SECTOR) // 2 * _SECTOR
-            try:
-                await self._disk.block_status(offset, half)
-            except QEDError:
-                length = half
-            else:
+            if await self._is_known(offset, half):
                 offset, length = offset + half, length - half
+            else:
+                length = half
         return offset
+
+    async def _is_known(self, offset: int, length: int) -> bool:
+        try:
+            await self._disk.block_status(offset, length)
+        except QEDError:
+            return False
+        return True
 
     async def extents(self) -> AsyncIterator[Extent]:
         pos = 0
@@ -217,6 +246,7 @@ class Witness:
 
     def _note(self, failure: Failure, length: int = 0) -> None:
         if self._salvaging is None:
-            self.failure = self.failure or failure
+            if self.failure is None or failure.offset < self.failure.offset:
+                self.failure = failure
         elif failure.what == "status" or length <= _SECTOR:
             self._salvaging(failure)
