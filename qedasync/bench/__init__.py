@@ -14,14 +14,19 @@ from __future__ import annotations
 from qedasync.bench.histogram import Histogram
 from qedasync.bench.image import make_image
 from qedasync.bench.report import Report, format_size
-from qedasync.bench.runner import Result, Run, Snapshot
+from qedasync.bench.result import Result, Snapshot
+from qedasync.bench.runner import Run
+from qedasync.bench.stream import Stream, run_stream
 from qedasync.bench.verify import VerifyFailed
-from qedasync.bench.workload import Pattern, Workload
+from qedasync.bench.workload import MAX_IN_FLIGHT, Pattern, Workload
 
 __all__ = [
     "Run",
     "Workload",
     "Pattern",
+    "Stream",
+    "run_stream",
+    "MAX_IN_FLIGHT",
     "Result",
     "Snapshot",
     "Histogram",

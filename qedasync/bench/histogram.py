@@ -7,6 +7,7 @@ size, and recording one is a shift and an addition. Knows nothing of images.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 __all__ = ["Histogram"]
@@ -45,19 +46,19 @@ class Histogram:
     @property
     def smallest(self) -> int:
         """The smallest value, or up to 1/64 less; 0 if there is none."""
-        return next((low for low, _, _ in self._filled()), 0)
+        return next((low for low, _, _ in self.filled()), 0)
 
     @property
     def mean(self) -> float:
         """The mean; 0 if there is no value."""
         n = len(self)
-        return sum(middle * count for _, middle, count in self._filled()) / n if n else 0.0
+        return sum(middle * count for _, middle, count in self.filled()) / n if n else 0.0
 
     @property
     def stddev(self) -> float:
         """The standard deviation; 0 if there is no value."""
         n, mean = len(self), self.mean
-        squares = sum((middle - mean) ** 2 * count for _, middle, count in self._filled())
+        squares = sum((middle - mean) ** 2 * count for _, middle, count in self.filled())
         return math.sqrt(squares / n) if n else 0.0
 
     def percentile(self, percent: float) -> int:
@@ -67,7 +68,7 @@ class Histogram:
     def percentiles(self, percents: Sequence[float]) -> list[int]:
         """:meth:`percentile` of each of ``percents``, which must ascend."""
         n = len(self)
-        filled, seen, value, found = self._filled(), 0, 0, []
+        filled, seen, value, found = self.filled(), 0, 0, []
         for percent in percents:
             rank = min(n, max(1, math.ceil(percent / 100 * n)))
             while seen < rank <= n:
@@ -76,7 +77,15 @@ class Histogram:
             found.append(min(value, self.largest))
         return found
 
-    def _filled(self) -> Iterator[tuple[int, int, int]]:
+    def between(self, bounds: Sequence[int]) -> list[int]:
+        """How many values are below ``bounds[0]``, from there to below ``bounds[1]``, and so on;
+        the last number is of those at or above the last bound."""
+        counts = [0] * (len(bounds) + 1)
+        for low, _, count in self.filled():
+            counts[bisect_right(bounds, low)] += count
+        return counts
+
+    def filled(self) -> Iterator[tuple[int, int, int]]:
         """(least value, middle value, count) of each bucket that has any, from small to large."""
         for index, count in enumerate(self._counts):
             if count:

@@ -1,8 +1,8 @@
 """Runs a workload on an open image and takes the times.
 
-One task for each operation in flight, all fed from one sequence of operations, as one job of fio's
-is. The loop of :meth:`Run._work` is the measuring instrument: what it costs is itself measured, on
-an image that does nothing, and stands in the result.
+One task for each operation in flight, those of a job all fed from one sequence of operations, as a
+job of fio's is. The loop of :meth:`Run._work` is the measuring instrument: what it costs is itself
+measured, on an image that does nothing, and stands in the result.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
 from itertools import islice
-from time import perf_counter_ns
-from typing import Protocol, TypeAlias
+from time import perf_counter_ns, time
+from typing import Protocol
 
-from qedasync.bench.histogram import Histogram
+from qedasync.bench.result import Result, Snapshot
+from qedasync.bench.tasks import Job, together
+from qedasync.bench.usage import Usage
 from qedasync.bench.verify import Ledger
 from qedasync.bench.workload import Step, Workload
 
-__all__ = ["Run", "Result", "Snapshot", "Target"]
-
-Job: TypeAlias = Coroutine[None, None, None]
+__all__ = ["Run", "Target"]
 
 _TICK = 0.002  # seconds between looks at the loop's delay
 _PROGRESS = 0.5  # seconds between calls of progress; drawing the line takes a ms
@@ -38,52 +37,9 @@ class Target(Protocol):
 
     async def pwrite(self, data: bytes, offset: int) -> int: ...
 
+    async def discard(self, length: int, offset: int) -> None: ...
+
     async def flush(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """How far a run is.
-
-    Attributes:
-        elapsed: seconds since it began.
-        done: share of the run that is over, 0 to 1.
-        reads, writes: operations finished.
-        block_size: bytes of each.
-    """
-
-    elapsed: float
-    done: float
-    reads: int
-    writes: int
-    block_size: int
-
-
-@dataclass(slots=True)
-class Result:
-    """What a run measured. Every time is in nanoseconds.
-
-    Attributes:
-        workload: what was run, fitted to the image.
-        reads, writes, flushes: how long each operation took.
-        loop_delay: how late a timer of 2 ms was; the loops' timers are good to about 1 ms.
-        elapsed_ns: from the first operation's start to the last one's end.
-        final_flush_ns: the flush after the last write; None if nothing was written.
-        overhead_ns: what the measuring loop itself costs for each operation.
-        verified: reads that were checked against what had been written.
-        interrupted: stopped before its time.
-    """
-
-    workload: Workload
-    reads: Histogram = field(default_factory=Histogram)
-    writes: Histogram = field(default_factory=Histogram)
-    flushes: Histogram = field(default_factory=Histogram)
-    loop_delay: Histogram = field(default_factory=Histogram)
-    elapsed_ns: int = 0
-    final_flush_ns: int | None = None
-    overhead_ns: float = 0.0
-    verified: int = 0
-    interrupted: bool = False
 
 
 class Run:
@@ -110,6 +66,7 @@ class Run:
         self._begin = 0
         self._deadline = 0
         self._until_flush = workload.flush_interval
+        self._data = _data(workload)
 
     async def run(self) -> Result:
         """Run to the end, or until :meth:`stop`.
@@ -119,7 +76,7 @@ class Run:
         """
         self.result.overhead_ns = await _own_cost(self._workload)
         await self._operate()
-        if len(self.result.writes):
+        if len(self.result.writes) or len(self.result.trims):
             self.result.final_flush_ns = await _timed(self._image.flush())
         if self._ledger is not None:
             await self._verify_all(self._ledger)
@@ -133,22 +90,33 @@ class Run:
 
     async def _operate(self) -> None:
         """The measured part."""
-        steps = self._workload.steps()
+        workload, result = self._workload, self.result
+        before, result.started = Usage.now(), time()
         self._begin = perf_counter_ns()
-        if not self.result.interrupted:
-            runtime = self._workload.runtime
+        if not result.interrupted:
+            runtime = workload.runtime
             self._deadline = _NEVER if runtime is None else self._begin + int(runtime * _NS)
-        work = self._work if self._ledger is None else self._work_verified
-        watchers = [self._tick()]
+        watchers = [self._tick(), self._sample()]
         if self._progress is not None:
             watchers.append(self._tell(self._progress))
-        await _together([work(steps) for _ in range(self._workload.depth)], watchers)
-        self.result.elapsed_ns = perf_counter_ns() - self._begin
+        await together(self._jobs(), watchers)
+        result.elapsed_ns = perf_counter_ns() - self._begin
+        result.usage = Usage.now().since(before)
+        result.series.add(result.sample(result.elapsed_ns))
+
+    def _jobs(self) -> list[Job]:
+        """A coroutine for each operation in flight; more than there are operations are no use."""
+        workload = self._workload
+        work = self._work if self._ledger is None else self._work_verified
+        if workload.rw.trims:
+            work = self._work_trimming
+        tasks = min(workload.depth, workload.number or workload.depth)
+        sequences = [workload.steps(job) for job in range(workload.jobs)]
+        return [work(steps) for steps in sequences for _ in range(tasks)]
 
     async def _work(self, steps: Iterator[Step]) -> None:
         """One operation after another; the hot loop."""
-        length = self._workload.block_size
-        data = random.Random(self._workload.seed).randbytes(length)
+        length, data = self._workload.block_size, self._data
         pread, pwrite = self._image.pread, self._image.pwrite
         read_done, write_done = self.result.reads.record, self.result.writes.record
         for writes, offset in steps:
@@ -163,6 +131,19 @@ class Run:
             else:
                 await pread(length, offset)
                 read_done(perf_counter_ns() - start)
+
+    async def _work_trimming(self, steps: Iterator[Step]) -> None:
+        """The same where nothing is read or written."""
+        length = self._workload.write_length
+        discard, done = self._image.discard, self.result.trims.record
+        for _, offset in steps:
+            start = perf_counter_ns()
+            if start >= self._deadline:
+                return
+            await discard(length, offset)
+            done(perf_counter_ns() - start)
+            if self._until_flush:
+                await self._count_to_flush()
 
     async def _work_verified(self, steps: Iterator[Step]) -> None:
         """The same with stamps; a write to a block that is being written is left out."""
@@ -205,41 +186,37 @@ class Run:
             await asyncio.sleep(_TICK)
             self.result.loop_delay.record(max(0, perf_counter_ns() - due))
 
+    async def _sample(self) -> None:
+        series = self.result.series
+        while True:
+            await asyncio.sleep(series.period)
+            series.add(self.result.sample(perf_counter_ns() - self._begin))
+
     async def _tell(self, progress: Callable[[Snapshot], None]) -> None:
         while True:
             await asyncio.sleep(_PROGRESS)
             progress(self._snapshot())
 
     def _snapshot(self) -> Snapshot:
-        workload, reads, writes = self._workload, len(self.result.reads), len(self.result.writes)
+        workload = self._workload
+        counts = self.result.sample(0).counts
         elapsed = (perf_counter_ns() - self._begin) / _NS
         shares = [0.0]
         if workload.runtime is not None:
             shares.append(elapsed / workload.runtime)
         if workload.number is not None:
-            shares.append((reads + writes) / workload.number)
-        return Snapshot(elapsed, min(1.0, max(shares)), reads, writes, workload.block_size)
+            shares.append(sum(counts) / (workload.number * workload.jobs))
+        return Snapshot(elapsed, min(1.0, max(shares)), *counts, workload)
 
 
-async def _together(jobs: list[Job], watchers: list[Job]) -> None:
-    """Run all jobs, and the watchers meanwhile; the first failure ends all and leaves as itself."""
-    try:
-        async with asyncio.TaskGroup() as watching:
-            watches = [watching.create_task(watcher) for watcher in watchers]
-            async with asyncio.TaskGroup() as working:
-                for job in jobs:
-                    working.create_task(job)
-            for watch in watches:
-                watch.cancel()
-    except BaseExceptionGroup as failures:
-        raise _first_leaf(failures) from None
-
-
-def _first_leaf(error: BaseException) -> BaseException:
-    """The first exception in a group of groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _data(workload: Workload) -> bytes:
+    """What every write writes."""
+    length = workload.write_length
+    if workload.verify or workload.rw.trims or not workload.rw.writes:
+        return b""
+    if workload.fill is not None:
+        return bytes([workload.fill]) * length
+    return random.Random(workload.seed).randbytes(length)
 
 
 async def _timed(operation: Coroutine[None, None, None]) -> int:
@@ -257,6 +234,9 @@ class _Nothing:
     async def pwrite(self, data: bytes, offset: int) -> int:
         return 0
 
+    async def discard(self, length: int, offset: int) -> None:
+        pass
+
     async def flush(self) -> None:
         pass
 
@@ -271,5 +251,6 @@ async def _own_cost(workload: Workload) -> float:
     """
     run = Run(_Nothing(), workload)
     run._deadline = _NEVER
+    work = run._work_trimming if workload.rw.trims else run._work
     steps = list(islice(workload.steps(), _CALIBRATION))
-    return min([await _timed(run._work(iter(steps))) for _ in range(_TRIES)]) / len(steps)
+    return min([await _timed(work(iter(steps))) for _ in range(_TRIES)]) / len(steps)

@@ -9,14 +9,18 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from itertools import chain, islice, repeat
 
 from qedasync.errors import RequestError
 
-__all__ = ["Pattern", "Step", "Workload"]
+__all__ = ["MAX_IN_FLIGHT", "Pattern", "Step", "Workload"]
 
 Step = tuple[bool, int]
-"""One operation: whether it writes, and the guest byte it starts at."""
+"""One operation: whether it writes (or trims), and the guest byte it starts at."""
+
+MAX_IN_FLIGHT = 65536
+"""Operations that a workload may have in flight: each is a task."""
 
 _CHUNK = 512  # random numbers drawn at once: long enough to be cheap, too short to be noticed
 
@@ -30,6 +34,8 @@ class Pattern(StrEnum):
     READ = "read"
     WRITE = "write"
     RW = "rw"
+    TRIM = "trim"
+    RANDTRIM = "randtrim"
 
     @property
     def is_random(self) -> bool:
@@ -37,11 +43,17 @@ class Pattern(StrEnum):
 
     @property
     def reads(self) -> bool:
-        return self not in (Pattern.WRITE, Pattern.RANDWRITE)
+        return self in (Pattern.READ, Pattern.RANDREAD, Pattern.RW, Pattern.RANDRW)
 
     @property
     def writes(self) -> bool:
+        """Whether it changes the image."""
         return self not in (Pattern.READ, Pattern.RANDREAD)
+
+    @property
+    def trims(self) -> bool:
+        """Whether it discards; then it does nothing else."""
+        return self in (Pattern.TRIM, Pattern.RANDTRIM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +63,25 @@ class Workload:
     Attributes:
         rw: the kind of operations.
         block_size: bytes of each operation.
-        depth: operations in flight.
+        write_size: bytes of each write or trim, where that is not the same; None where it is.
+        depth: operations in flight, of each job.
+        jobs: sequences of operations that run beside each other, each with random numbers of its
+            own.
         runtime: seconds, or None for no limit.
-        number: operations, or None for no limit.
+        number: operations of each job, or None for no limit.
         read_percent: share of reads where ``rw`` mixes.
         offset, size: the part of the image to work on; a size of None reaches to the image's end.
         seed: of the random numbers.
         flush_interval: a flush after so many writes; 0 for none but the one at the end.
         verify: write a stamp of place and generation, and check it on reads and at the end.
+        fill: the byte that is written, or None for random bytes.
     """
 
     rw: Pattern = Pattern.RANDRW
     block_size: int = 4096
+    write_size: int | None = None
     depth: int = 64
+    jobs: int = 1
     runtime: float | None = 5.0
     number: int | None = None
     read_percent: int = 70
@@ -72,6 +90,7 @@ class Workload:
     seed: int = 0
     flush_interval: int = 0
     verify: bool = False
+    fill: int | None = None
 
     def __post_init__(self) -> None:
         wrong = self._first_fault()
@@ -80,8 +99,10 @@ class Workload:
 
     def _first_fault(self) -> str | None:
         faults = {
-            "the block size must be at least 1": self.block_size < 1,
+            "the block size must be at least 1": min(self.block_size, self.write_length) < 1,
             "the queue depth must be at least 1": self.depth < 1,
+            "the number of jobs must be at least 1": self.jobs < 1,
+            f"at most {MAX_IN_FLIGHT} operations can be in flight": self.in_flight > MAX_IN_FLIGHT,
             "the run time must be more than 0 and at most 10**9 seconds": self.runtime is not None
             and not 0 < self.runtime <= 1e9,
             "the number of operations must be at least 1": self.number is not None
@@ -93,6 +114,10 @@ class Workload:
             "the flush interval must not be negative": self.flush_interval < 0,
             "to verify, the block size must be a multiple of 16": self.verify
             and self.block_size % 16 != 0,
+            "to verify, reads and writes must be of one size": self.verify
+            and self.write_length != self.block_size,
+            "what is trimmed cannot be verified": self.verify and self.rw.trims,
+            "what is written must be a byte, 0 to 255": not 0 <= (self.fill or 0) <= 255,
         }
         return next((text for text, wrong in faults.items() if wrong), None)
 
@@ -107,37 +132,47 @@ class Workload:
             raise RequestError(
                 f"offset {self.offset} and size {size} reach beyond the image of {image_size} bytes"
             )
-        if size < self.block_size:
-            raise RequestError(
-                f"{max(size, 0)} bytes have no room for a block of {self.block_size}"
-            )
+        block = max(self.block_size, self.write_length)
+        if size < block:
+            raise RequestError(f"{max(size, 0)} bytes have no room for a block of {block}")
         return replace(self, size=size)
+
+    @property
+    def write_length(self) -> int:
+        """Bytes of each write or trim."""
+        return self.block_size if self.write_size is None else self.write_size
+
+    @property
+    def in_flight(self) -> int:
+        """Operations in flight, of all jobs."""
+        return self.depth * self.jobs
 
     @property
     def mixes(self) -> bool:
         """Whether ``read_percent`` matters."""
         return self.rw.reads and self.rw.writes
 
-    def positions(self) -> range:
-        """Where blocks start, of a fitted workload."""
+    def positions(self, *, writes: bool = False) -> range:
+        """Where blocks that are read, or written, start; of a fitted workload."""
         assert self.size is not None
-        return range(self.offset, self.offset + self.size - self.block_size + 1, self.block_size)
+        length = self.write_length if writes else self.block_size
+        return range(self.offset, self.offset + self.size - length + 1, length)
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self, job: int = 0) -> Iterator[Step]:
         """The operations in the order they are begun; endless unless ``number`` is set."""
-        rng = random.Random(self.seed)
+        rng = random.Random(self.seed + job)
         return islice(self._all_steps(rng), self.number)
 
     def _all_steps(self, rng: random.Random) -> Iterator[Step]:
-        positions = self.positions()
-        writes: Iterator[bool] = repeat(self.rw.writes)
-        if self.mixes:
-            writes = chain.from_iterable(_mixes(rng, self.read_percent))
-            if not self.rw.is_random:
-                return _two_fronts(writes, positions)
-        if self.rw.is_random:
-            return zip(writes, chain.from_iterable(_places(rng, positions)), strict=False)
-        return zip(writes, chain.from_iterable(repeat(positions)), strict=False)
+        to_read, to_write = self.positions(), self.positions(writes=True)
+        order = partial(_jumping, rng) if self.rw.is_random else _from_front_to_back
+        if not self.mixes:
+            return zip(repeat(self.rw.writes), order(to_write if self.rw.writes else to_read))
+        writes = chain.from_iterable(_mixes(rng, self.read_percent))
+        if self.rw.is_random and to_read == to_write:
+            return zip(writes, order(to_read), strict=False)
+        # Reads and writes go from front to back at their own pace, as fio's do.
+        return _two_fronts(writes, order(to_read), order(to_write))
 
 
 def _mixes(rng: random.Random, read_percent: int) -> Iterator[list[bool]]:
@@ -146,14 +181,16 @@ def _mixes(rng: random.Random, read_percent: int) -> Iterator[list[bool]]:
         yield rng.choices((False, True), cum_weights=(read_percent, 100), k=_CHUNK)
 
 
-def _places(rng: random.Random, positions: range) -> Iterator[list[int]]:
-    """Random positions, a chunk at a time."""
-    while True:
-        yield rng.choices(positions, k=_CHUNK)
+def _jumping(rng: random.Random, positions: range) -> Iterator[int]:
+    return chain.from_iterable(rng.choices(positions, k=_CHUNK) for _ in repeat(None))
 
 
-def _two_fronts(writes: Iterator[bool], positions: range) -> Iterator[Step]:
-    """Reads and writes each go from front to back at their own pace, as fio's do."""
-    reading, writing = (chain.from_iterable(repeat(positions)) for _ in range(2))
+def _from_front_to_back(positions: range) -> Iterator[int]:
+    return chain.from_iterable(repeat(positions))
+
+
+def _two_fronts(
+    writes: Iterator[bool], reading: Iterator[int], writing: Iterator[int]
+) -> Iterator[Step]:
     for write in writes:
         yield write, next(writing if write else reading)

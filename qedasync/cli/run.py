@@ -69,17 +69,18 @@ def _shown(char: str) -> str:
     return " " if char == "\n" else char.encode("unicode_escape").decode()
 
 
-def run_async(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end on the fastest loop there is.
+def run_async(main: Coroutine[Any, Any, T], loop_factory: Any = None) -> T:
+    """Run a coroutine to its end, on the fastest loop there is unless one is given.
 
-    SIGINT or SIGTERM cancels it, once; a second one is an ordinary one.
+    SIGINT or SIGTERM cancels it, once, with the signal's number as the message; a second one is an
+    ordinary one.
 
     Raises:
         Interrupted: a signal came, and the coroutine ended because of it.
     """
     import asyncio
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory or _loop_factory()) as runner:
         received: list[int] = []
         try:
             return runner.run(_watched(main, received))
@@ -106,7 +107,7 @@ async def _watched(main: Coroutine[Any, Any, T], received: list[int]) -> T:
     def stop(number: int) -> None:
         received.append(number)
         _ignore(loop)
-        task.cancel()
+        task.cancel(number)
 
     _listen(loop, stop)
     try:
