@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from qedasync.cli.nodes import Node
 
 __all__ = ["VERB", "main"]
-
-_MAX_CHAIN = 64
 
 VERB = Verb(
     name="commit",
@@ -110,28 +107,9 @@ async def _find_base(node: Node, base: str, name: str) -> str:
     Raises:
         ToolError: there is none.
     """
-    image, below = node.file, getattr(node.disk, "backing_file", None)
-    for _ in range(_MAX_CHAIN):
-        if below is None:
-            break
-        path = beside(image, below)
-        if _is_same(path, beside(image, base)):
+    from qedasync.cli.chain import chain_of, is_same
+
+    async for image, path in chain_of(node):
+        if is_same(path, beside(image, base)):
             return path
-        image, below = path, await _name_below(path)
     raise ToolError(f"Did not find '{base}' in the backing chain of '{name}'")
-
-
-def _is_same(path: str, other: str) -> bool:
-    return os.path.realpath(path) == os.path.realpath(other)
-
-
-async def _name_below(path: str) -> str | None:
-    """The name of a file's backing file, if it is an image that has one."""
-    from qedasync.cli.nodes import Access, open_node
-
-    found = await open_node(path, None, Access(force_share=True, no_backing=True, check=False))
-    try:
-        name: str | None = getattr(found.disk, "backing_file", None)
-        return name
-    finally:
-        await found.close()

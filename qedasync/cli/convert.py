@@ -235,6 +235,7 @@ async def _convert(wish: _Wish, text: str, report: Report) -> None:
         values = {} if wish.has("n") else _values(wish, text, size)
         backing = _backing(wish, values, "backing_file", "B")
         _refuse(wish, sources, backing, _backing(wish, values, "backing_fmt", "F"))
+        await _refuse_own_source(wish, sources)
         target = await stack.enter_async_context(_target(wish, values))
         if wish.has("n") and target.disk.size < size:
             raise ToolError("output file is smaller than input file")
@@ -272,6 +273,19 @@ def _backing(wish: _Wish, values: Values, name: str, letter: str) -> str | None:
     return None if word is None else str(word)
 
 
+async def _refuse_own_source(wish: _Wish, sources: list[Node]) -> None:
+    """What is read cannot be written, not even as a backing file, which has no such lock."""
+    from qedasync.cli.chain import is_in_chain
+
+    for source in sources:
+        if not wish.has("target-image-opts") and await is_in_chain(source, wish.target):
+            what = "Could not open '{}'" if wish.has("n") else "{}: error while converting {}"
+            raise ToolError(
+                f'{what.format(wish.target, wish.format)}: Failed to get "write" lock'
+                f" Is another process using the image [{wish.target}]?"
+            )
+
+
 @asynccontextmanager
 async def _target(wish: _Wish, values: Values) -> AsyncIterator[Node]:
     """What is written: a new image, or with ``-n`` one that is there."""
@@ -301,7 +315,7 @@ async def _copy(
     wish: _Wish, sources: list[Node], target: Node, top_only: bool, report: Report
 ) -> None:
     """One source after the other into the target."""
-    from qedasync.cli.witness import Pace, Witness
+    from qedasync.cli.witness import Over, Pace, Witness
     from qedasync.jobs import copy
 
     new = not wish.has("n") and stat.S_ISREG(os.stat(target.file).st_mode)
@@ -311,7 +325,8 @@ async def _copy(
         salvaging = _be_quiet
     total, start = sum(source.disk.size for source in sources), 0
     for source in sources:
-        into = Witness(source.disk, opaque=wish.min_zero == 0, salvaging=salvaging)
+        disk = Over(source.disk, target.disk) if top_only else source.disk
+        into = Witness(disk, opaque=wish.min_zero == 0, salvaging=salvaging)
         try:
             await copy(
                 into,

@@ -155,11 +155,12 @@ async def _move(parsed: Parsed, node: Node, report: Report) -> None:
 
 async def _open_new(parsed: Parsed, node: Node, name: str) -> Node:
     """The new backing file; the policy is for what it names itself."""
+    from qedasync.cli.chain import is_same
     from qedasync.cli.nodes import access_from, open_node
 
     path = beside(node.file, name)
     # Differs from QEMU: with -U it puts an image on itself, and nobody can open that again.
-    same = _is_same(path, node.file)
+    same = is_same(path, node.file)
     access = access_from(parsed, cache=parsed.last("T", "writeback"))
     try:
         if same and access.force_share:
@@ -168,10 +169,6 @@ async def _open_new(parsed: Parsed, node: Node, name: str) -> Node:
     except ToolError as error:
         why = str(error).removeprefix(f"Could not open '{path}': ")
         raise ToolError(f"Could not open new backing file '{name}': {why}") from error
-
-
-def _is_same(path: str, other: str) -> bool:
-    return os.path.realpath(path) == os.path.realpath(other)
 
 
 async def _look_at_all(node: Node) -> None:

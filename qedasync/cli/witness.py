@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qedasync import Disk, Extent
     from qedasync.cli.nodes import Node
 
-__all__ = ["Failure", "Pace", "Witness", "closing", "reason"]
+__all__ = ["Failure", "Over", "Pace", "Witness", "closing", "reason"]
 
 _SECTOR = 512
 
@@ -250,3 +250,35 @@ class Witness:
                 self.failure = failure
         elif failure.what == "status" or length <= _SECTOR:
             self._salvaging(failure)
+
+
+class Over(Witness):
+    """A source to be copied over a target's backing file: what it holds, and what it lacks.
+
+    Where neither it nor a backing file of its own has anything, it reads as zeroes; so must the
+    target, whatever its backing file has there.
+
+    Args:
+        target: has the backing file.
+    """
+
+    def __init__(self, disk: Disk, target: Disk) -> None:
+        super().__init__(disk)
+        self._target = target
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        runs: list[Extent] = []
+        for run in await super().block_status(offset, length):
+            if run.kind == "unallocated" and run.depth == 0:
+                runs += map(_must_be_zero, await self._target.block_status(run.start, run.length))
+            else:
+                runs.append(run)
+        return runs
+
+
+def _must_be_zero(run: Extent) -> Extent:
+    """What is to be done about a run of the target: nothing, if it reads as zeroes."""
+    from qedasync import ExtentKind
+
+    kind = ExtentKind.UNALLOCATED if run.zero else ExtentKind.ZERO
+    return replace(run, kind=kind, zero=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,7 @@ file:a.qed x
 -O qed -B base.raw -F raw -o cluster_size=4k ov.qed x.qed
 -O qed -B ../a.qed -F qed sub/ov.qed sub/x.qed
 -O qed -B base.raw -F raw ov2.qed x.qed
+-O qed -B a.qed -F qed e.qed x.qed
 -O qed -F raw ov.qed x.qed
 -n -O qed ov.qed a.qed
 -n -O qed base.raw a.qed
@@ -167,6 +170,11 @@ a.qed
 -n -O qed a.qed e.qed
 -n -O raw ov.qed a.qed
 -n base.raw a.qed
+-n -O raw sub/../ov.qed base.raw
+-n -O qed ov2.qed ov.qed
+-O qed ov.qed base.raw
+-O raw ov.qed file:base.raw
+-O qed ov2.qed base.raw
 -n -o size=1 a.qed e.raw
 -n -O qed a.qed junk.qed
 -n -O qed a.qed nope.qed
@@ -229,3 +237,137 @@ a.qed foo:x
 def test_convert_refuses_the_same(words: str, originals: Path, tmp_path: Path) -> None:
     ours = Twins(tmp_path, originals).run(f"convert {words}", filter=steady)
     assert ours.code == 1
+
+
+FAILING = """
+bad.qed x
+-O qed bad.qed x
+-O qed -B nothing -F raw ov.qed x
+-O qed -B base.raw -F foo ov.qed x
+-O qed -o cluster_size=1000 a.qed x
+-O qed -o cluster_size=4k,table_size=3 a.qed x
+-o preallocation=metadata a.qed x
+-t foo a.qed x
+-O qed -t foo a.qed x
+blkdebug:rule:a.qed x
+"""
+
+
+@pytest.mark.parametrize("words", FAILING.strip().splitlines())
+@pytest.mark.parametrize("old", [b"", b"precious"], ids=["new", "over an old one"])
+def test_convert_that_fails_leaves_what_was_there(
+    words: str, old: bytes, originals: Path, tmp_path: Path
+) -> None:
+    """qemu-img says the same, and leaves a target that is not whole."""
+    twins = Twins(tmp_path, originals)
+    for folder in (twins.real, twins.mine):
+        (folder / "rule").write_text('[inject-error]\nevent = "read_aio"\n')
+        if old:
+            (folder / "x").write_bytes(old)
+    ours = twins.run(f"convert {words}", files=False)
+    assert ours.code == 1
+    assert (twins.mine / "x").exists() == bool(old)
+    assert not old or (twins.mine / "x").read_bytes() == old
+    assert not list(twins.mine.glob(".*"))
+    real = twins.real / "x"
+    untouched = real.exists() == bool(old) and (not old or real.read_bytes() == old)
+    assert not untouched
+
+
+def test_convert_to_an_overlay_that_is_said_to_be_zero_is_an_error(
+    originals: Path, tmp_path: Path
+) -> None:
+    """qemu-img says so, does nothing, and ends with 0."""
+    twins = Twins(tmp_path, originals)
+    words = "convert -n --target-is-zero -O qed base.raw -B ov.qed -F qed ov2.qed"
+    real, ours = twins.theirs(words), twins.ours(words)
+    assert (real.code, ours.code) == (0, 1)
+    assert ours.err.startswith(real.first_error)
+    twins.assert_same_files()
+
+
+@pytest.mark.parametrize(
+    "words", ["bad.qed x", "-O qed bad.qed x", "-q bad.qed x", "bad.qed a.qed x"]
+)
+def test_convert_with_salvage_has_zeroes_where_nothing_can_be_read(
+    words: str, originals: Path, tmp_path: Path
+) -> None:
+    """qemu-img warns of each sector, ours once of a map that cannot be read."""
+    twins = Twins(tmp_path, originals)
+    real, ours = (run(f"convert --salvage {words}") for run in (twins.theirs, twins.ours))
+    assert ours.code == real.code == 0
+    assert ours.err.split("\n")[0] == real.first_error
+    assert ours.err.count("\n") <= real.err.count("\n")
+    assert qemu.img("compare", twins.mine / "x", twins.real / "x").returncode == 0
+
+
+def test_convert_with_salvage_reads_all_that_can_be_read(originals: Path, tmp_path: Path) -> None:
+    twins = Twins(tmp_path, originals)
+    for folder in (twins.real, twins.mine):
+        rule = '[inject-error]\nevent = "read_aio"\nsector = "641"\n'
+        (folder / "rule").write_text(rule)
+    twins.run("convert --salvage -O qed blkdebug:rule:a.qed x.qed", files=False)
+    said = twins.theirs("compare a.qed x.qed")
+    assert said.out == "Content mismatch at offset 512!\n"
+    assert qemu.img("compare", twins.mine / "x.qed", twins.real / "x.qed").returncode == 0
+
+
+def test_convert_over_a_link_writes_the_file_and_keeps_its_mode(
+    originals: Path, tmp_path: Path
+) -> None:
+    twins = Twins(tmp_path, originals)
+    for folder in (twins.real, twins.mine):
+        (folder / "sub" / "old").write_bytes(b"x")
+        (folder / "sub" / "old").chmod(0o600)
+        (folder / "link").symlink_to("sub/old")
+    twins.run("convert -O qed a.qed link")
+    assert (twins.mine / "link").is_symlink()
+    assert (twins.mine / "sub" / "old").stat().st_mode & 0o777 == 0o600
+
+
+def test_convert_over_a_named_backing_file_elsewhere_needs_no_policy(
+    originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the user names on the command line is never refused; what that file names may be."""
+    monkeypatch.delenv("QEDASYNC_BACKING")
+    twins = Twins(tmp_path, originals)
+    refused = twins.ours("convert sub/ov.qed x")
+    assert (refused.code, refused.err.count("\n")) == (1, 1)
+    assert "'../a.qed'" in refused.err
+    assert "--backing" in refused.err
+    twins.run("convert -O qed -B sub/../ov.qed -F qed ov2.qed x.qed")
+    twins.run("convert -O qed -B ../ov.qed -F qed ov2.qed sub/y.qed")
+    assert twins.ours("convert -O qed -B sub/ov.qed -F qed a.qed z.qed").code == 1
+    assert twins.ours("convert --backing any -O qed -B sub/ov.qed -F qed a.qed z.qed").code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["-B base.raw -F raw a.qed", "-B ov.qed -F qed a.qed"],
+)
+def test_convert_over_a_file_that_holds_something_else_hides_it(
+    words: str, originals: Path, tmp_path: Path
+) -> None:
+    """Where the source has zeroes of its own; qemu-img marks also what is zeroes below."""
+    twins = Twins(tmp_path, originals)
+    twins.run(f"convert -O qed {words} x.qed", files=False)
+    assert qemu.img("compare", twins.mine / "x.qed", twins.real / "x.qed").returncode == 0
+    assert (twins.mine / "x.qed").stat().st_size == (twins.real / "x.qed").stat().st_size
+
+
+def test_convert_progress_as_json_lines(originals: Path, tmp_path: Path) -> None:
+    ours = Twins(tmp_path, originals).ours("convert --progress=json -O qed a.qed base.raw x.qed")
+    lines = [json.loads(line) for line in ours.out.splitlines()]
+    assert {line["job"] for line in lines} == {"convert"}
+    percents = [line["percent"] for line in lines]
+    assert percents[0] == 0
+    assert percents[-1] == 100
+    assert percents == sorted(percents)
+
+
+def test_convert_at_a_rate_takes_its_time(originals: Path, tmp_path: Path) -> None:
+    """The pace is the loop's clock's, of which nobody has to wait here."""
+    twins = Twins(tmp_path, originals)
+    before = time.monotonic()
+    assert twins.ours("convert -r 1M -O qed a.qed base.raw x.qed").code == 0
+    assert time.monotonic() - before > 0.1
