@@ -68,7 +68,7 @@ def _overview() -> str:
 def page(verb: Verb) -> str:
     """The man page of one verb, as text."""
     parts = [
-        ("NAME", [f"qedasync {verb.name} - {verb.summary}"]),
+        ("NAME", _wrapped(f"qedasync {verb.name} - {verb.summary}", hanging=4)),
         ("SYNOPSIS", _wrapped(synopsis(verb), hanging=4)),
         ("DESCRIPTION", _paragraphs(verb.text)),
         ("OPTIONS", list(_option_lines(verb.options))),

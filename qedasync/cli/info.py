@@ -60,12 +60,16 @@ _MAX_CHAIN = 64
 
 def main(words: Sequence[str]) -> int:
     """Run ``qedasync info``; answers the exit code."""
-    from qedasync.cli.run import run_async
-
     parsed = parse(VERB, words)
     refuse_object(parsed)
     name, in_json = one_name(parsed), wants_json(parsed)
-    found = run_async(_look(parsed, name))
+
+    import asyncio
+
+    from qedasync.cli.run import run_async
+
+    # So little to do: uvloop would take longer to load than it saves.
+    found = run_async(_look(parsed, name), asyncio.new_event_loop)
     if not in_json:
         print("\n\n".join("\n".join(_lines(facts)) for facts in found))
     else:

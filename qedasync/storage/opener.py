@@ -9,7 +9,6 @@ import sys
 from functools import partial
 
 from qedasync.errors import RequestError, StorageError, storage_error
-from qedasync.storage.aiofiles import AiofilesStorage
 from qedasync.storage.base import Storage
 from qedasync.storage.locks import LockRole
 from qedasync.storage.memory import CHUNK, MemoryStorage, SparseBytes
@@ -63,6 +62,9 @@ async def open_storage(
     if direct:
         raise RequestError('the aiofiles storage cannot bypass the page cache (cache="none")')
     await in_thread(partial(_refuse_special, os.fsdecode(path)))
+    # Late: what has the better one need not wait for it.
+    from qedasync.storage.aiofiles import AiofilesStorage
+
     return await AiofilesStorage.open(path, writable=writable, create=create, lock=lock)
 
 

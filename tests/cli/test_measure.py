@@ -185,7 +185,9 @@ def test_measure_of_qed_is_what_convert_makes(
     source = twins.mine / words.split()[-1]
     qemu.img("convert", "-O", "qed", *options, source, tmp_path / "x.qed")
     found = json.loads(ours.out)
-    assert found["required"] == (tmp_path / "x.qed").stat().st_size
+    made = (tmp_path / "x.qed").stat().st_size
+    # Smaller clusters may turn out to be zeroes, which only reading them tells.
+    assert found["required"] >= made if options else found["required"] == made
     assert found["fully-allocated"] >= found["required"]
 
 

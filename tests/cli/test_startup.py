@@ -45,3 +45,10 @@ def test_version_needs_next_to_nothing(tmp_path: Path) -> None:
         "qedasync.cli.options",
         "qedasync.cli.run",
     }
+
+
+def test_info_loads_no_more_than_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "x.raw").write_bytes(bytes(512))
+    modules = imported(["info", "x.raw"], tmp_path)
+    assert modules & {"aiofiles", "argparse", "json", "rich", "uvloop"} == set()
+    assert not any(name.startswith(("qedasync.jobs", "qedasync.bench")) for name in modules)
