@@ -11,6 +11,7 @@ from qedasync.bench.histogram import Histogram
 from qedasync.bench.result import Result
 
 __all__ = [
+    "ALONE",
     "DEPTHS",
     "LATENCIES",
     "PERCENTS",
@@ -32,6 +33,9 @@ LATENCIES = {
 """Unit -> the names of its buckets, and their upper bounds in nanoseconds; the last has none."""
 
 DEPTHS = ("1", "2", "4", "8", "16", "32", ">=64")
+
+ALONE = {"0": 0.0, "4": 100.0, "8": 0.0, "16": 0.0, "32": 0.0, "64": 0.0, ">=64": 0.0}
+"""How many operations are begun, or end, at once: one, which fio counts among up to 4."""
 
 _WINDOW = 0.5  # seconds that fio averages rates over
 

@@ -199,8 +199,8 @@ def _over_time(report: Report, done: Sequence[Direction]) -> Iterator[str]:
         "iops",
         "Operations a second over time",
         " ".join(says),
-        linear_axis("seconds", seconds, lambda value: f"{value:g}"),
-        linear_axis("operations a second", most, lambda value: "".join(short(value))),
+        linear_axis("seconds", seconds, lambda value: f"{value:g}", exact=True),
+        linear_axis("operations a second", most, _rate),
         curves,
     )
     data = [[curve.name, f"{at:.2f}", f"{rate:,.0f}"] for curve in curves
@@ -233,6 +233,11 @@ def _figure(
 
 def _style(each: Direction) -> int:
     return _KINDS.index(each.name)
+
+
+def _rate(value: float) -> str:
+    digits, unit = short(value)
+    return f"{float(digits):g}{unit}"
 
 
 def _duration(ns: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from time import ctime
 
 from qedasync.bench.facts import (
+    ALONE,
     PERCENTS,
     Direction,
     depth_shares,
@@ -108,6 +109,9 @@ def _machine_lines(result: Result, done: Sequence[Direction]) -> Iterator[str]:
     )
     depths = depth_shares(result.workload.in_flight).items()
     yield f"  IO depths    : {', '.join(f'{name}={share:.1f}%' for name, share in depths)}"
+    alone = ", ".join(f"{name}={share:.1f}%" for name, share in ALONE.items())
+    yield f"     submit    : {alone}"
+    yield f"     complete  : {alone}"
     counts = {each.name: each.count for each in done}
     total = ",".join(str(counts.get(name, 0)) for name in ("read", "write", "trim"))
     yield f"     issued rwts: total={total},{len(result.flushes)} short=0,0,0,0 dropped=0,0,0,0"

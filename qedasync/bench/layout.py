@@ -9,7 +9,14 @@ from __future__ import annotations
 from time import ctime
 from typing import Any
 
-from qedasync.bench.facts import PERCENTS, Direction, depth_shares, directions, latency_shares
+from qedasync.bench.facts import (
+    ALONE,
+    PERCENTS,
+    Direction,
+    depth_shares,
+    directions,
+    latency_shares,
+)
 from qedasync.bench.histogram import Histogram
 from qedasync.bench.result import Result
 from qedasync.bench.workload import Workload
@@ -17,7 +24,6 @@ from qedasync.bench.workload import Workload
 __all__ = ["fio_layout", "latency"]
 
 _NO_TIMES = {"min": 0, "max": 0, "mean": 0.0, "stddev": 0.0, "N": 0}
-_ALONE = {"0": 0.0, "4": 100.0, "8": 0.0, "16": 0.0, "32": 0.0, "64": 0.0, ">=64": 0.0}
 _UNKNOWN = (1 << 31) - 1  # of seconds left, as fio has it
 
 
@@ -54,8 +60,8 @@ def _job(result: Result) -> dict[str, Any]:
         "majf": usage.major,
         "minf": usage.minor,
         "iodepth_level": depth_shares(workload.in_flight),
-        "iodepth_submit": _ALONE,
-        "iodepth_complete": _ALONE,
+        "iodepth_submit": ALONE,
+        "iodepth_complete": ALONE,
         **{f"latency_{unit}": shares for unit, shares in latency_shares(result)},
         "latency_depth": workload.depth,
         "latency_target": 0,

@@ -14,7 +14,7 @@ from html import escape
 __all__ = ["Axis", "Curve", "linear_axis", "log_axis", "plot"]
 
 _WIDTH, _HEIGHT = 720, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 16, 48
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 28, 16, 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,15 @@ class Curve:
     points: Sequence[tuple[float, float]]
 
 
-def linear_axis(label: str, high: float, text: Callable[[float], str]) -> Axis:
-    """From 0 to ``high`` or a little more, with four to eight marks at round numbers."""
-    step = _round_step(max(high, 1e-9) / 5)
-    marks = math.ceil(max(high, 1e-9) / step)
+def linear_axis(
+    label: str, high: float, text: Callable[[float], str], *, exact: bool = False
+) -> Axis:
+    """From 0 to ``high``, or to the mark after it unless ``exact``; marks are at round numbers."""
+    high = max(high, 1e-9)
+    step = _round_step(high / 5)
+    marks = math.floor(high / step) if exact else math.ceil(high / step)
     ticks = [(n * step, text(n * step)) for n in range(marks + 1)]
-    return Axis(label, 0.0, marks * step, ticks)
+    return Axis(label, 0.0, high if exact else marks * step, ticks)
 
 
 def log_axis(label: str, low: float, high: float, text: Callable[[float], str]) -> Axis:

@@ -42,6 +42,10 @@ class FakeImage:
             self.content[offset : offset + len(data)] = data
         return len(data)
 
+    async def discard(self, length: int, offset: int) -> None:
+        await self._turn("trim")
+        self.content[offset : offset + length] = bytes(length)
+
     async def flush(self) -> None:
         await self._turn("flush")
 
@@ -78,6 +82,45 @@ async def test_run_flush_interval_flushes_after_so_many_writes() -> None:
     flushes = [number for number, call in enumerate(image.calls) if call == "flush"]
     assert flushes == [100, 201, 302, 403, 404]  # the last one is the end's
     assert len(result.flushes) == 4
+
+
+@pytest.mark.parametrize("rw", [Pattern.TRIM, Pattern.RANDTRIM])
+async def test_run_of_trims_discards_and_flushes(rw: Pattern) -> None:
+    image = FakeImage()
+    image.content[:] = b"x" * SIZE
+    result = await Run(image, workload(rw=rw, number=256, flush_interval=100)).run()
+    assert len(result.trims) == image.calls.count("trim") == 256
+    assert image.calls.count("flush") == 3
+    assert len(result.reads) == len(result.writes) == 0
+    assert (image.content.count(b"x") == 0) == (rw is Pattern.TRIM)
+
+
+async def test_run_of_several_jobs_does_as_many_of_each() -> None:
+    image = FakeImage()
+    result = await Run(image, workload(jobs=3, depth=2, number=50)).run()
+    assert result.total == len([call for call in image.calls if call != "flush"]) == 150
+    assert image.most_in_flight == 6
+
+
+async def test_run_of_two_sizes_reads_and_writes_blocks_of_these() -> None:
+    image = FakeImage()
+    await Run(image, workload(rw=Pattern.WRITE, write_size=65536, number=1, fill=5)).run()
+    assert image.content.count(b"\x05") == 65536
+
+
+async def test_run_samples_begin_at_nothing_and_end_with_all() -> None:
+    result = await Run(FakeImage(), workload()).run()
+    first, last = result.series.samples[0], result.series.samples[-1]
+    assert (first.elapsed_ns, first.counts) == (0, (0, 0, 0))
+    assert last.elapsed_ns == result.elapsed_ns
+    assert sum(last.counts) == 400
+    assert result.started > 0
+
+
+async def test_run_depth_beyond_the_number_makes_no_more_tasks() -> None:
+    image = FakeImage()
+    await Run(image, workload(depth=60_000, number=3)).run()
+    assert image.most_in_flight == 3
 
 
 async def test_run_runtime_ends_an_endless_workload() -> None:

@@ -54,6 +54,19 @@ def test_steps_sequential_mix_has_two_fronts() -> None:
         assert places
 
 
+@pytest.mark.parametrize("rw", [Pattern.RW, Pattern.RANDRW])
+def test_steps_of_two_sizes_start_where_blocks_of_theirs_do(rw: Pattern) -> None:
+    found = steps(rw=rw, write_size=65536, size=1 << 20, read_percent=50)
+    assert {place for writes, place in found if writes} == set(range(0, 1 << 20, 65536))
+    assert {place for writes, place in found if not writes} == set(range(0, 1 << 20, 4096))
+
+
+def test_steps_of_another_job_are_others() -> None:
+    workload = Workload(jobs=2, number=100).fitted(1 << 20)
+    assert list(workload.steps(0)) == list(workload.steps())
+    assert list(workload.steps(1)) != list(workload.steps(0))
+
+
 def test_steps_same_seed_is_the_same_run_and_another_is_not() -> None:
     assert steps(seed=3) == steps(seed=3)
     assert steps(seed=3) != steps(seed=4)
@@ -77,6 +90,12 @@ def test_steps_number_ends_them() -> None:
         ({"offset": -1}, "negative"),
         ({"flush_interval": -1}, "flush interval"),
         ({"verify": True, "block_size": 1000}, "multiple of 16"),
+        ({"verify": True, "write_size": 512}, "of one size"),
+        ({"verify": True, "rw": Pattern.TRIM}, "trimmed cannot be verified"),
+        ({"write_size": 0}, "block size"),
+        ({"jobs": 0}, "number of jobs"),
+        ({"jobs": 1000, "depth": 1000}, "at most 65536 operations"),
+        ({"fill": 256}, "0 to 255"),
     ],
 )
 def test_workload_impossible_option_is_refused(options: dict[str, Any], text: str) -> None:
@@ -91,6 +110,7 @@ def test_workload_impossible_option_is_refused(options: dict[str, Any], text: st
         ({"offset": 8192}, "0 bytes have no room"),
         ({"offset": 10_000}, "no room"),
         ({"block_size": 8193}, "no room for a block of 8193"),
+        ({"write_size": 8193}, "no room for a block of 8193"),
     ],
 )
 def test_fitted_part_outside_the_image_is_refused(options: dict[str, Any], text: str) -> None:

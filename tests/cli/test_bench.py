@@ -224,9 +224,7 @@ def test_bench_uvloop_missing_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvloop", None)
     assert main(["bench", str(image), "--loop", "uvloop"]) == 1
-    assert capsys.readouterr().err == (
-        "qedasync: uvloop is not installed; choose --loop asyncio\n"
-    )
+    assert capsys.readouterr().err == ("qedasync: uvloop is not installed; choose --loop asyncio\n")
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

@@ -21,7 +21,7 @@ def main(words: Sequence[str]) -> int:
     if means_qemu(parsed, link):
         from qedasync.cli.bench.qemu import run as run_as_qemu
 
-        check_words(parsed)
+        check_words(parsed, words)
         return run_as_qemu(parsed)
     from qedasync.cli.bench.measure import run
 

@@ -127,8 +127,9 @@ def means_qemu(parsed: Parsed, link: str | None) -> bool:
     return bool(given and parsed.names and not given & FIO_WORDS)
 
 
-def check_words(parsed: Parsed) -> None:
-    """Raise for what qemu-img bench does not know."""
-    for key, _ in parsed.given:
-        if key in FIO_WORDS:
-            raise ToolError(f"unrecognized option '--{key}'")
+def check_words(parsed: Parsed, words: Sequence[str]) -> None:
+    """Raise for what qemu-img bench does not know; ``words`` is how it was written."""
+    for key in (key for key, _ in parsed.given if key in FIO_WORDS):
+        for word in words:
+            if word.startswith("--") and f"--{key}".startswith(word.partition("=")[0]):
+                raise ToolError(f"unrecognized option '{word}'")

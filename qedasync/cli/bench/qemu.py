@@ -30,10 +30,7 @@ def run(parsed: Parsed) -> int:
         raise ToolError("--flush-interval is only available in write tests")
     if 0 < stream.flush_interval < stream.depth:
         raise ToolError("Flush interval can't be smaller than depth")
-    cache = parsed.last("t", "writeback") or ""
-    if cache not in CACHES:
-        raise ToolError("Invalid cache mode")
-    return run_async(_run(parsed, name, cache, stream))
+    return run_async(_run(parsed, name, stream))
 
 
 def _stream(parsed: Parsed) -> Stream:
@@ -44,6 +41,8 @@ def _stream(parsed: Parsed) -> Stream:
             found[key] = _VALUES[key](value)
         elif key == "i":
             aio_word(value)
+        elif key == "t" and value not in CACHES:
+            raise ToolError("Invalid cache mode")
     length = found.get("s", 4096)
     return Stream(
         count=found.get("c", 75000),
@@ -99,10 +98,11 @@ def check_native(parsed: Parsed, name: str, cache: str) -> None:
         )
 
 
-async def _run(parsed: Parsed, name: str, cache: str, stream: Stream) -> int:
-    check_native(parsed, name, cache)
+async def _run(parsed: Parsed, name: str, stream: Stream) -> int:
+    cache = parsed.last("t", "writeback") or ""
     node = await open_named(parsed, name, writable=stream.writes, cache=cache)
     try:
+        check_native(parsed, name, cache)
         kind = "write" if stream.writes else "read"
         print(
             f"Sending {stream.count} {kind} requests, {stream.length} bytes each,"
