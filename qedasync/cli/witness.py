@@ -81,6 +81,11 @@ class Pace:
         self._rate = rate
         self._free_at = 0.0
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._rate > 0
+
     async def take(self, length: int) -> None:
         """Wait for one's turn to move ``length`` bytes."""
         if not self._rate:
@@ -119,7 +124,10 @@ class Witness:
         self._salvaging = salvaging
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._disk, name)  # what only some disks have
+        """What only some disks have. It passes by here, so there is none where that matters."""
+        if self._salvaging or self._opaque or self._pace.limited:
+            raise AttributeError(name)
+        return getattr(self._disk, name)
 
     @property
     def path(self) -> str:
