@@ -118,8 +118,11 @@ def is_path(name: str) -> bool:
 _ESCAPE = r"\\\\|\\u(d[89ab]..\\ud[c-f]..)|\\u(d[89a-f]..)|\\u(....)"  # in lower-case JSON
 
 
-def as_json(value: object) -> str:
-    """JSON as qemu-img lays it out; a byte of a name that is no text becomes U+FFFD."""
+def as_json(value: object, *, indent: int | None = 4) -> str:
+    """JSON as qemu-img lays it out, on one line if ``indent`` is None.
+
+    A byte of a name that is no text becomes U+FFFD.
+    """
     import json
     import re
 
@@ -129,5 +132,5 @@ def as_json(value: object) -> str:
             return r"\uFFFD"
         return rf"\u{(pair or other).upper().replace('U', 'u')}" if pair or other else found[0]
 
-    text = json.dumps(value, indent=4).replace("\x7f", r"\u007f")
+    text = json.dumps(value, indent=indent).replace("\x7f", r"\u007f")
     return re.sub(_ESCAPE, spelled, text)

@@ -133,7 +133,7 @@ async def _facts(node: Node) -> tuple[dict[str, Any], str]:
         "backing-filename-format": getattr(disk, "backing_format", None),
         "virtual-size": disk.size,
         "filename": node.filename,
-        "cluster-size": getattr(disk, "cluster_size", None),
+        "cluster-size": node.cluster_size,
         "format": node.format,
         "actual-size": node.allocated,
         "full-backing-filename": None if name is None else beside(node.file or disk.path, name),

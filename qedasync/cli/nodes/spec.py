@@ -1,4 +1,4 @@
-"""What a file's name on the command line means: a tree of drivers and their options.
+"""What a file's name on the command line means: options of nodes, each with its driver.
 
 A name is a plain path, ``file:PATH``, ``blkdebug:[CONFIG]:IMAGE``, ``json:{...}`` or, with
 ``--image-opts``, ``driver=qed,file.filename=...``. Dotted keys and nested objects mean the same.
@@ -6,142 +6,147 @@ A name is a plain path, ``file:PATH``, ``blkdebug:[CONFIG]:IMAGE``, ``json:{...}
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+import stat
+from typing import Any
 
+from qedasync.cli.nodes.values import Options, flatten
 from qedasync.cli.options import ToolError
 
-__all__ = ["Spec", "parse_image_opts", "parse_json", "parse_name"]
+__all__ = ["parse_image_opts", "parse_json", "protocol_of", "take_name"]
 
-Spec: TypeAlias = dict[str, Any]
-"""Driver options; a child node is another Spec."""
-
-_PROTOCOLS = ("file", "host_device", "host_cdrom", "blkdebug")
-
-
-def parse_name(name: str) -> Spec:
-    """The options that a name stands for.
-
-    Raises:
-        ToolError: it means nothing here.
-    """
-    if name.startswith("json:"):
-        return parse_json(name.removeprefix("json:"))
-    if not name:
-        raise ToolError("The 'file' block driver requires a file name")
-    return {"file": _protocol(name)}
+_PREFIXES = {
+    "file": "file",
+    "host_device": "host_device",
+    "host_cdrom": "host_cdrom",
+    "blkdebug": "blkdebug",
+    "nbd": "nbd",
+    "nbd+unix": "nbd",
+    "nbds": "nbd",
+    "nbds+unix": "nbd",
+}
 
 
-def _protocol(name: str) -> Spec:
-    """The protocol node of a name: what has a colon before any slash names a protocol."""
-    word, colon, rest = name.partition(":")
-    if not colon or "/" in word:
-        return {"driver": "file", "filename": name}
-    if word == "file":
-        return {"driver": "file", "filename": rest}
-    if word in ("host_device", "host_cdrom"):
-        return {"driver": word, "filename": rest}
-    if word == "blkdebug":
-        config, colon, image = rest.partition(":")
-        if not colon:
-            raise ToolError("blkdebug requires both config and image: blkdebug:[config]:image")
-        below = {"driver": "blkdebug", "image": _protocol(image)}
-        return {**below, "config": config} if config else below
-    if rest.startswith("//") and word in ("nbd", "nbds", "nbd+unix", "nbds+unix"):
-        return {"driver": "nbd", "uri": name}
-    raise ToolError(f"Unknown protocol '{word}'")
-
-
-def parse_json(text: str) -> Spec:
-    """The options of ``json:{...}``, without the word; strings may have single quotes.
+def parse_json(name: str) -> Options:
+    """The options of ``json:{...}``.
 
     Raises:
         ToolError: it is no JSON object, or one that says a thing twice.
     """
-    import json
+    from qedasync.cli.nodes import json_words
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ToolError("Could not parse the JSON options: JSON parse error, duplicate key")
-        return found
-
-    try:
-        value = json.loads(_double_quoted(text), object_pairs_hook=once)
-    except RecursionError:
-        raise ToolError("Could not parse the JSON options: nested too deep") from None
-    except ValueError as error:
-        raise ToolError(f"Could not parse the JSON options: JSON parse error, {error}") from error
+    value: Any = json_words.parse(name.removeprefix("json:"))
     if not isinstance(value, dict):
         raise ToolError("Invalid JSON object given")
-    return crumple(dict(_flat(value)))
+    return dict(flatten(value))
 
 
-_STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'((?:[^'\\]|\\.)*)'", re.DOTALL)
+def parse_image_opts(text: str) -> tuple[Options, list[str]]:
+    """The options of ``key=value,...``, and warnings; a comma in a value is written twice.
 
+    What comes first may be a value alone, that of ``file``.
 
-def _double_quoted(text: str) -> str:
-    def change(found: re.Match[str]) -> str:
-        inside = found[1]
-        if inside is None:
-            return found[0]
-        return '"' + inside.replace("\\'", "'").replace('"', '\\"') + '"'
-
-    return _STRING.sub(change, text)
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Any:
-    """(dotted key, value) of everything inside."""
-    for key, inner in value.items():
-        if isinstance(inner, dict):
-            if not inner:
-                yield prefix + key, {}
-            yield from _flat(inner, f"{prefix}{key}.")
-        elif isinstance(inner, list):
-            yield from _flat({str(i): one for i, one in enumerate(inner)}, f"{prefix}{key}.")
+    Raises:
+        ToolError: an option cannot be one.
+    """
+    options: Options = {}
+    warnings = []
+    at = 0
+    while at < len(text):
+        found = re.compile(r"[^=,]*").match(text, at)
+        assert found is not None
+        key, end = found[0], found.end()
+        if text[end : end + 1] == "=":
+            value, at = _value(text, end + 1)
+        elif not at:
+            key = "file"
+            value, at = _value(text, at)
         else:
-            yield prefix + key, inner
+            word, at = key, end + 1
+            key, value = (key[2:], "off") if key.startswith("no") else (key, "on")
+            warnings.append(
+                f"short-form boolean option '{word}' deprecated\nPlease use {key}={value} instead"
+            )
+        options[key] = value
+    _check_id(options.get("id", "x"))
+    return options, warnings
 
 
-def parse_image_opts(text: str) -> Spec:
-    """The options of ``key=value,...``; a comma in a value is written twice.
+def _value(text: str, at: int) -> tuple[str, int]:
+    """The value that begins there, and where the next option does."""
+    found = re.compile(r"(?:[^,]|,,)*").match(text, at)
+    assert found is not None
+    return found[0].replace(",,", ","), found.end() + 1
+
+
+def _check_id(word: str) -> None:
+    if not re.fullmatch(r"[a-zA-Z][-a-zA-Z0-9._]*", word):
+        raise ToolError("Parameter 'id' expects an identifier")
+
+
+def protocol_of(name: str, *, prefixes: bool = True) -> str:
+    """The driver of a protocol that a name is for.
+
+    Args:
+        prefixes: a word before a colon says which; else, or without one, the file does.
 
     Raises:
-        ToolError: a part is no option.
+        ToolError: there is no such protocol.
     """
-    flat: dict[str, Any] = {}
-    for part in _split(text):
-        key, equals, value = part.partition("=")
-        if not equals:
-            key, value = (part[2:], "off") if part.startswith("no") else (part, "on")
-        if not key:
-            raise ToolError("Invalid parameter ''")
-        flat[key] = value
-    return crumple(flat)
+    word, colon, _ = name.partition(":")
+    if not prefixes or not colon or "/" in word:
+        return _host_driver(name)
+    if word not in _PREFIXES:
+        raise ToolError(f"Unknown protocol '{word}'")
+    return _PREFIXES[word]
 
 
-def _split(text: str) -> list[str]:
-    parts = re.split(r"(?<!,),(?!,)", text.replace(",,", "\0")) if text else []
-    return [part.replace("\0", ",") for part in parts if part]
+def _host_driver(path: str) -> str:
+    """The driver for what the path leads to; ``file`` where there is nothing."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return "file"
+    return "host_device" if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) else "file"
 
 
-def crumple(flat: Mapping[str, Any]) -> Spec:
-    """Nested options from dotted keys.
+def take_name(driver: str, name: str, options: Options) -> None:
+    """Put what a name says into the options of the protocol that it is for.
 
     Raises:
-        ToolError: a key is both a value and an object.
+        ToolError: the options say it already, or the driver cannot make anything of the name.
     """
-    tree: Spec = {}
-    for key, value in flat.items():
-        *path, last = key.split(".")
-        place = tree
-        for word in path:
-            inner = place.setdefault(word, {})
-            if not isinstance(inner, dict):
-                raise ToolError(f"Cannot mix scalar and non-scalar keys in '{key}'")
-            place = inner
-        if last in place:
-            raise ToolError(f"Cannot mix scalar and non-scalar keys in '{key}'")
-        place[last] = value
-    return tree
+    if driver == "blkdebug":
+        _take_blkdebug(name, options)
+    elif driver == "nbd":
+        _take_nbd(name, options)
+    elif "filename" in options:
+        raise ToolError("Can't specify 'file' and 'filename' options at the same time")
+    else:
+        options["filename"] = name.removeprefix(f"{driver}:")
+
+
+def _take_blkdebug(name: str, options: Options) -> None:
+    if not name.startswith("blkdebug:"):
+        options["x-image"] = name
+        return
+    config, colon, image = name.removeprefix("blkdebug:").partition(":")
+    if not colon:
+        raise ToolError("blkdebug requires both config file and image path")
+    if config:
+        options["config"] = config
+    options["x-image"] = image
+
+
+def _take_nbd(name: str, options: Options) -> None:
+    if re.match(r"nbds?(\+unix)?://", name):
+        options["uri"] = name
+        return
+    if not name.startswith("nbd:"):
+        raise ToolError("File name string for NBD must start with 'nbd:'")
+    host, _, export = name.removeprefix("nbd:").partition(":exportname=")
+    if host.startswith("unix:"):
+        options["uri"] = f"nbd+unix:///{export}?socket={host.removeprefix('unix:')}"
+    else:
+        options["uri"] = f"nbd://{host}/{export}"

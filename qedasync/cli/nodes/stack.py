@@ -1,0 +1,524 @@
+"""Opens the nodes of a stack, from the bottom up.
+
+A node's options are taken one by one by those who know them; what nobody has taken in the end is
+refused. A node that no driver is named for is a protocol's where it is another's file, and else an
+image whose format is looked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import qedasync
+from qedasync.cli.common import beside
+from qedasync.cli.nodes.layer import CACHES, How, Layer
+from qedasync.cli.nodes.policy import admit, explain, policy
+from qedasync.cli.nodes.spec import parse_json, protocol_of, take_name
+from qedasync.cli.nodes.values import (
+    Options,
+    choice,
+    extract,
+    flag,
+    in_qemus_order,
+    number,
+    size,
+    text,
+)
+from qedasync.cli.options import ToolError
+
+if TYPE_CHECKING:
+    from qedasync.cli.nodes.opening import Access
+
+__all__ = ["FORMATS", "PROTOCOLS", "Stack"]
+
+FORMATS = ("qed", "raw")
+PROTOCOLS = ("file", "host_device", "host_cdrom", "blkdebug", "nbd")
+
+_MAX_DEPTH = 64
+
+_FOREIGN = {  # what a file of another format begins with: not to be taken for a raw disk
+    b"QFI\xfb\0\0\0\1": "qcow",
+    b"QFI\xfb": "qcow2",
+    b"KDMV": "vmdk",
+    b"COWD": "vmdk",
+    b"# Disk DescriptorFile": "vmdk",
+    b"conectix": "vpc",
+    b"vhdxfile": "vhdx",
+    b"LUKS\xba\xbe": "luks",
+    b"WithoutFreeSpace": "parallels",
+    b"WithouFreSpacExt": "parallels",
+    b"Bochs Virtual HD Image": "bochs",
+}
+_VDI = (64, b"\x7f\x10\xda\xbe")
+
+
+class Stack:
+    """Opens one stack.
+
+    Args:
+        access: how the verb wants it.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._names: set[str] = set()
+        self._depth = 0
+
+    async def open(self, name: str | None, options: Options) -> tuple[Layer, Any]:
+        """Open a name, or what the options say.
+
+        Returns: the topmost node, and it as a disk, which is what is to be closed.
+
+        Raises:
+            ToolError, QEDError: it cannot be opened; nothing stays open.
+        """
+        access = self._access
+        direct, through, flushes = CACHES[access.cache]
+        how = How(access.writable, direct, through, flushes, access.force_share)
+        layer, own = await self._open(name, options, how, protocol=False)
+        if layer.driver == "qed" and access.copy_on_read and access.writable:
+            from qedasync.cli.nodes.copy_on_read import CopyOnRead
+
+            layer.disk = CopyOnRead(layer.disk)
+        return layer, await _as_disk(layer, own)
+
+    async def _open(
+        self, name: str | None, options: Options, how: How, *, protocol: bool
+    ) -> tuple[Layer, How]:
+        """Open a node; answers how, too, after its own options.
+
+        Args:
+            options: its own, all taken in the end.
+            protocol: it is another node's file.
+        """
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise ToolError("the stack of nodes is too deep")
+        if name is not None and name.startswith("json:"):
+            given = {**parse_json(name), **options}
+            options.update(given)
+            name = None
+        driver = options.pop("driver", None)
+        if not isinstance(driver, str):
+            driver = None
+        elif driver not in FORMATS and driver not in PROTOCOLS:
+            raise ToolError(f"Unknown driver '{driver}'")
+        if driver in PROTOCOLS or (protocol and driver is None):
+            return await self._open_protocol(driver, name, options, how)
+        return await self._open_format(driver, name, options, how)
+
+    # -------------------------------------------------------------- protocols
+
+    async def _open_protocol(
+        self, driver: str | None, name: str | None, options: Options, how: How
+    ) -> tuple[Layer, How]:
+        if driver is None:
+            plain = options.get("filename")
+            if name is None and not isinstance(plain, str):
+                raise ToolError("Must specify either driver or file")
+            driver = protocol_of(name or str(plain), prefixes=name is not None)
+        if name is not None:
+            take_name(driver, name, options)
+        how = self._take_generic(options, how)
+        if driver == "blkdebug":
+            return await self._open_blkdebug(options, how), how
+        if driver == "nbd":
+            return await _open_nbd(options, how), how
+        return await self._open_host(driver, options, how), how
+
+    async def _open_host(self, driver: str, options: Options, how: How) -> Layer:
+        path = text(options.pop("filename", None))
+        if not path:
+            raise ToolError(f"The '{driver}' block driver requires a file name")
+        lock = _take_host(options, how)
+        _refuse_rest(driver, options)
+        _check_kind(driver, path, how)
+        try:
+            storage = await qedasync.open_storage(
+                path, writable=how.writable, direct=how.direct, lock=self._role(how, lock)
+            )
+            taken = os.stat(path).st_blocks * 512
+        except qedasync.ImageLocked as error:
+            raise ToolError(_lock_message(error, path)) from error
+        except (OSError, ValueError) as error:
+            number = getattr(error, "errno", None)
+            reason = os.strerror(number) if number else str(error)
+            raise ToolError(f"Could not open '{path}': {reason}") from error
+        opened = {"driver": driver, "filename": path}
+        return Layer(driver, storage, opened, path, taken, file=path)
+
+    def _role(self, how: How, lock: bool) -> qedasync.LockRole | None:
+        if how.force_share or not lock:
+            return None
+        if how.writable:
+            return qedasync.LockRole.READ_WRITE
+        if self._access.no_backing:
+            return qedasync.LockRole.INFO
+        return qedasync.LockRole.READ_ONLY
+
+    async def _open_blkdebug(self, options: Options, how: How) -> Layer:
+        from qedasync.cli.nodes.blkdebug import BlkdebugStorage
+        from qedasync.cli.nodes.rules import STRONG, take_rules
+
+        given = {k: v for k, v in options.items() if k in STRONG or k.startswith(STRONG)}
+        plain = text(options.pop("x-image", None))
+        rules = take_rules(options, writable=how.writable)
+        below = await self._child("image", plain, options, how)
+        try:
+            rules.check_limits()
+            _refuse_rest("blkdebug", options)
+        except BaseException:
+            await below.storage.close()
+            raise
+        storage = BlkdebugStorage(below.storage, rules)
+        named = below.exact and set(given) <= {"config"}
+        exact = f"blkdebug:{given.get('config', '')}:{below.exact}" if named else ""
+        opened = {**given, "driver": "blkdebug", "image": below.options}
+        return Layer(
+            "blkdebug",
+            storage,
+            opened,
+            exact,
+            None,
+            debug=storage,
+            file=below.file,
+            cluster_size=below.cluster_size,
+        )
+
+    async def _child(self, key: str, name: str | None, options: Options, how: How) -> Layer:
+        """Open the node below, which the options have as ``key``.
+
+        Raises:
+            ToolError: there is none, or there are two.
+        """
+        layer = await self._find_child(key, name, options, how)
+        if layer is None:
+            raise ToolError(f'A block device must be specified for "{key}"')
+        return layer
+
+    async def _find_child(
+        self, key: str, name: str | None, options: Options, how: How
+    ) -> Layer | None:
+        own = extract(options, f"{key}.")
+        reference = options.pop(key, None)
+        if isinstance(reference, str):
+            if own or name is not None:
+                raise ToolError(
+                    "Cannot reference an existing block device with additional options or a new"
+                    " filename"
+                )
+            raise ToolError(f"Cannot find device='{reference}' nor node-name='{reference}'")
+        if name is None and not own:
+            return None
+        layer, own_how = await self._open(name, own, how, protocol=True)
+        if layer.disk is not None:
+            layer.storage = qedasync.DiskStorage(await _as_disk(layer, own_how))
+        return layer
+
+    # ---------------------------------------------------------------- formats
+
+    async def _open_format(
+        self, driver: str | None, name: str | None, options: Options, how: How
+    ) -> tuple[Layer, How]:
+        absent = _takes_backing_away(options)
+        file_how = self._peek(options, how)
+        async with AsyncExitStack() as opened:
+            below = await self._find_child("file", name, options, file_how)
+            if below is None:
+                if driver is None:
+                    raise ToolError("Must specify either driver or file")
+                raise ToolError('A block device must be specified for "file"')
+            opened.push_async_callback(below.storage.close)
+            driver = driver or await _probe(below.storage)
+            how = self._take_generic(options, how)
+            if driver == "raw":
+                layer = _raw(below, options)
+            else:
+                layer = await self._qed(below, options, how, absent=absent)
+            opened.pop_all()
+        return layer, how
+
+    def _peek(self, options: Options, how: How) -> How:
+        """How the file is opened, by the options of the image on it; they are taken later."""
+        return Stack(self._access)._take_generic(dict(options), how)
+
+    def _take_generic(self, options: Options, how: How) -> How:
+        """Take the options that every node has."""
+        direct = flag(options, "cache.direct", how.direct)
+        no_flush = flag(options, "cache.no-flush", not how.flushes)
+        read_only = flag(options, "read-only")
+        flag(options, "auto-read-only")
+        share = flag(options, "force-share", how.force_share)
+        if how.writable and read_only:
+            raise ToolError("Block node is read-only")
+        if share and how.writable:
+            raise ToolError("force-share=on can only be used with read-only images")
+        zeroes = _take_zeroes(options)
+        self._take_node_name(options)
+        return replace(
+            how,
+            direct=direct,
+            flushes=not no_flush,
+            force_share=share,
+            detect_zeroes=zeroes != "off",
+        )
+
+    def _take_node_name(self, options: Options) -> None:
+        name = text(options.pop("node-name", None))
+        if name is None:
+            return
+        if not re.fullmatch(r"[a-zA-Z][-a-zA-Z0-9._]*", name):
+            raise ToolError(f"Invalid node-name: '{name}'")
+        if len(name) > 31:
+            raise ToolError("Node name too long")
+        if name in self._names:
+            raise ToolError(f"Duplicate nodes with node-name='{name}'")
+        self._names.add(name)
+
+    async def _qed(self, below: Layer, options: Options, how: How, *, absent: bool) -> Layer:
+        """An image over its file, which it then owns."""
+        own = {} if self._access.no_backing else extract(options, "backing.")
+        reference = None
+        if not self._access.no_backing and isinstance(options.get("backing"), str):
+            reference = options.pop("backing")
+        _refuse_rest("qed", options)
+        path = below.file or below.filename
+        backing: Any = policy(self._access.backing)
+        opened: Options = {"driver": "qed", "file": below.options}
+        absent = absent and not self._access.no_backing
+        overridden = bool(own) or absent
+        if below.debug is not None and below.driver == "blkdebug":
+            below.debug.under_image = True
+        if absent or self._access.no_backing:
+            backing = False
+        elif own or isinstance(reference, str):
+            node, disk = await self._backing(below, own, reference, how)
+            backing, opened["backing"] = disk, node.options
+        if absent:
+            opened["backing"] = None
+        try:
+            disk = await qedasync.open(
+                path,
+                how.mode,
+                cache=how.cache,
+                storage=below.storage,
+                lock=not how.force_share,
+                check="auto" if self._access.check else "never",
+                backing=backing,
+            )
+        except qedasync.StorageError as error:
+            raise ToolError(_unreadable(error)) from error
+        exact = below.exact if below.driver in PROTOCOLS and not overridden else ""
+        return replace(
+            below,
+            driver="qed",
+            disk=disk,
+            options=opened,
+            exact=exact,
+            cluster_size=disk.cluster_size,
+        )
+
+    async def _backing(
+        self, below: Layer, own: Options, reference: Any, how: How
+    ) -> tuple[Layer, Any]:
+        """The backing file that the options give, or the one of the image, changed by them."""
+        try:
+            if isinstance(reference, str):
+                raise ToolError(f"Cannot find device='{reference}' nor node-name='{reference}'")
+            name = None
+            if "file.filename" not in own:
+                name, fmt = await _recorded(below.storage)
+                if name is not None:
+                    path = beside(below.file, name)
+                    admit(name, path, below.file, self._access.backing)
+                    name = path
+                if fmt is not None:
+                    own.setdefault("driver", fmt)
+            node, node_how = await self._open(
+                name, own, how.below(writable=self._access.write_backing), protocol=False
+            )
+            return node, await _as_disk(node, node_how)
+        except ToolError as error:
+            raise ToolError(f"Could not open backing file: {error}") from error
+        except qedasync.BackingRefused:
+            raise
+        except qedasync.QEDError as error:
+            why = explain(error, below.file)
+            raise ToolError(f"Could not open backing file: {why}") from error
+
+
+# --------------------------------------------------------------------- the pieces
+
+
+def _take_host(options: Options, how: How) -> bool:
+    """Take a file's own options; answers whether to lock."""
+    locking = choice(options, "locking", ("auto", "on", "off"), "auto")
+    aio = choice(options, "aio", ("threads", "native", "io_uring"), "threads")
+    number(options, "aio-max-batch", 0)
+    flag(options, "drop-cache", True)
+    flag(options, "x-check-cache-dropped")
+    manager = text(options.pop("pr-manager", None))
+    if aio == "native" and not how.direct:
+        raise ToolError(
+            "aio=native was specified, but it requires cache.direct=on, which was not specified."
+        )
+    if manager is not None:
+        raise ToolError(f"No persistent reservation manager with id '{manager}'")
+    return locking != "off"
+
+
+def _refuse_rest(driver: str, options: Options) -> None:
+    """Raise for an option that nobody knew."""
+    if not options:
+        return
+    key = in_qemus_order(options)[0]
+    if driver in FORMATS:
+        raise ToolError(f"Block format '{driver}' does not support the option '{key}'")
+    raise ToolError(f"Block protocol '{driver}' doesn't support the option '{key}'")
+
+
+def _check_kind(driver: str, path: str, how: How) -> None:
+    """The refusals of a driver that is not for this kind of file."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return  # for the opening to report
+    if stat.S_ISDIR(mode) and how.writable:
+        return  # likewise: the host opens a directory only for reading
+    if driver == "file" and not stat.S_ISREG(mode):
+        raise ToolError(f"'file' driver requires '{path}' to be a regular file")
+    if driver != "file" and not stat.S_ISBLK(mode) and not stat.S_ISCHR(mode):
+        raise ToolError(
+            f"'{driver}' driver requires '{path}' to be either a character or block device"
+        )
+
+
+def _lock_message(error: qedasync.ImageLocked, path: str) -> str:
+    """QEMU's words, which say what was asked for and not granted."""
+    said = str(error.strerror)
+    if "has locked it" in said:
+        return "Failed to lock byte 100"
+    shared = "" if "forbids this use" in said else "shared "
+    return f'Failed to get {shared}"write" lock Is another process using the image [{path}]?'
+
+
+async def _open_nbd(options: Options, how: How) -> Layer:
+    from qedasync import nbd
+
+    uri = text(options.pop("uri", None)) or ""
+    _refuse_rest("nbd", options)
+    client = await nbd.connect(uri)
+    opened = {"driver": "nbd", "uri": uri}
+    return Layer("nbd", qedasync.DiskStorage(client), opened, client.path.removesuffix("/"), None)
+
+
+def _takes_backing_away(options: Options) -> bool:
+    """Whether the options leave the image without a backing file; that one is taken."""
+    if options.get("backing", False) not in (None, ""):
+        return False
+    if options.pop("backing") == "":
+        from qedasync.cli.run import say
+
+        say('warning: Use of "backing": "" is deprecated; use "backing": null instead')
+    return True
+
+
+def _take_zeroes(options: Options) -> str:
+    discard = text(options.pop("discard", None)) or "ignore"
+    if discard not in ("ignore", "off", "unmap", "on"):
+        raise ToolError("Invalid discard option")
+    zeroes = choice(options, "detect-zeroes", ("off", "on", "unmap"), "off")
+    if zeroes == "unmap" and discard not in ("unmap", "on"):
+        raise ToolError(
+            "setting detect-zeroes to unmap is not allowed without setting discard operation to"
+            " unmap"
+        )
+    return zeroes
+
+
+async def _probe(storage: qedasync.Storage) -> str:
+    """The format by what the file begins with.
+
+    Raises:
+        ToolError: it is one that we do not know: no raw disk, whatever it is.
+    """
+    head = bytearray(512)
+    try:
+        await storage.read_into([head], 0, qedasync.Event.HEADER_LOAD)
+    except qedasync.StorageError as error:
+        raise ToolError(
+            f"Could not read image for determining its format: {error.strerror}"
+        ) from error
+    if head.startswith(b"QED\0"):
+        return "qed"
+    for magic, driver in _FOREIGN.items():
+        if head.startswith(magic):
+            raise ToolError(f"Unknown driver '{driver}'")
+    at, magic = _VDI
+    if head[at : at + len(magic)] == magic:
+        raise ToolError("Unknown driver 'vdi'")
+    return "raw"
+
+
+def _raw(below: Layer, options: Options) -> Layer:
+    given: Options = {key: options[key] for key in ("offset", "size") if key in options}
+    room = below.storage.size
+    offset, length = size(options, "offset", 0), size(options, "size", -1)
+    if offset > room:
+        raise ToolError(
+            f"Offset ({offset}) cannot be greater than size of the containing file ({room})"
+        )
+    if length > room - offset:
+        raise ToolError(
+            f"The sum of offset ({offset}) and size ({length}) has to be smaller or equal to the "
+            f" actual size of the containing file ({room})"
+        )
+    if length % 512 and length >= 0:
+        raise ToolError("Specified size is not multiple of 512")
+    _refuse_rest("raw", options)
+    storage = below.storage
+    if offset or length >= 0:
+        from qedasync.cli.nodes.window import Window
+
+        storage = Window(storage, offset, length if length >= 0 else None)
+    exact = below.exact if below.driver in PROTOCOLS and not given else ""
+    opened = {**given, "driver": "raw", "file": below.options}
+    return replace(below, driver="raw", storage=storage, options=opened, exact=exact, disk=None)
+
+
+async def _as_disk(layer: Layer, how: How) -> Any:
+    """The node as a disk; closes it if that cannot be."""
+    disk = layer.disk
+    if disk is None:
+        try:
+            disk = await qedasync.open_raw(
+                layer.file or layer.filename, how.mode, cache=how.cache, storage=layer.storage
+            )
+        except BaseException:
+            await layer.storage.close()
+            raise
+    if how.detect_zeroes and how.writable:
+        from qedasync.cli.nodes.zero_detector import ZeroDetector
+
+        return ZeroDetector(disk)
+    return disk
+
+
+def _unreadable(error: qedasync.StorageError) -> str:
+    """What QEMU says of an image that cannot be read, by the place."""
+    if error.offset is None:
+        return str(error.strerror)
+    return f"Failed to read {'L1 table' if error.offset else 'QED header'}"
+
+
+async def _recorded(storage: qedasync.Storage) -> tuple[str | None, str | None]:
+    """The backing file's name and format that the image in a storage has recorded."""
+    from qedasync.cli.nodes.window import Borrowed
+
+    async with qedasync.open("", storage=Borrowed(storage), backing=False) as image:
+        return image.backing_file, image.backing_format
