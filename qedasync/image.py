@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -18,6 +18,7 @@ from qedasync.backing import BackingPolicy, check_policy, open_backing, open_new
 from qedasync.chain import ChainFiles, Progress, change_name, commit, plan_name, rebase
 from qedasync.check import CheckResult, check_image
 from qedasync.disk import Buffer, Disk, DiskSource
+from qedasync.engine.bulk import Bulk
 from qedasync.engine.core import Engine, EngineOptions
 from qedasync.engine.extents import Extent
 from qedasync.engine.need_check import Clock
@@ -26,6 +27,7 @@ from qedasync.engine.stats import Stats
 from qedasync.errors import FormatError, ImageClosed, QEDError, RequestError, StorageError
 from qedasync.format.header import MAX_IMAGE_SIZE, SECTOR_BYTES, Features
 from qedasync.storage.base import Storage
+from qedasync.storage.host_file import HostFile, lend
 from qedasync.storage.locks import LockRole
 from qedasync.storage.opener import open_storage
 from qedasync.units import parse_size
@@ -269,6 +271,28 @@ class Image:
     def extents(self) -> AsyncIterator[Extent]:
         """The runs of the whole image as :meth:`block_status` gives them, looked up as one goes."""
         return self._engine.extents()
+
+    @asynccontextmanager
+    async def lent(self) -> AsyncIterator[HostFile | None]:
+        """The image file for large reads on other threads; None if it is no plain file.
+
+        Nobody closes or repairs it meanwhile. Extents of depth 0 say what lies where.
+        """
+        async with self._engine.entered():
+            yield lend(self._engine.storage)
+
+    @asynccontextmanager
+    async def bulk(self) -> AsyncIterator[Bulk | None]:
+        """Fill an image that holds nothing yet, by large writes on other threads.
+
+        What is linked in the ``async with`` is in the image when that has ended without an error.
+        Until then whoever else calls the image waits. None if it holds something, has a backing
+        file, or is no plain file.
+
+        Raises: as :meth:`pwrite`.
+        """
+        async with self._engine.bulk() as bulk:
+            yield bulk
 
     async def check(
         self, repair: bool = False, progress: Callable[[int, int], None] | None = None

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator, Generator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -18,6 +19,7 @@ from qedasync.errors import ImageClosed, ReadOnly, RequestError, StateError
 from qedasync.format.header import SECTOR_BYTES
 from qedasync.image import Cache, as_buffer, as_target, check_choice
 from qedasync.storage.base import Storage
+from qedasync.storage.host_file import HostFile, lend
 from qedasync.storage.locks import LockRole
 from qedasync.storage.opener import open_storage
 
@@ -196,6 +198,21 @@ class RawImage:
             for run in runs:
                 yield run
             pos = runs[-1].end
+
+    @asynccontextmanager
+    async def lent(self, *, writing: bool = False) -> AsyncIterator[HostFile | None]:
+        """The file itself for large transfers on other threads; None if it is no plain file.
+
+        It is not closed meanwhile. Extents say what lies where. Writes stay below :attr:`size`.
+
+        Args:
+            writing: it is to be written too; None if every write has to be durable.
+        """
+        await self._enter(write=writing)
+        try:
+            yield None if writing and self._write_through else lend(self._storage)
+        finally:
+            self._leave(0)
 
     async def _some_runs(self, offset: int, length: int) -> list[Extent]:
         """At least one run; the tail that the file lacks counts as a hole."""

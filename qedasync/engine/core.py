@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from qedasync.engine.alloc_queue import AllocatingWrite, AllocQueue
 from qedasync.engine.allocator import Allocator
 from qedasync.engine.budget import SMALL, Budget
+from qedasync.engine.bulk import Bulk
 from qedasync.engine.commit import Committer
 from qedasync.engine.extents import Extent, joined
 from qedasync.engine.gate import Gate
@@ -47,6 +48,7 @@ from qedasync.format.header import (
     validate_header,
 )
 from qedasync.storage.base import ReadBuffers, Storage, WriteBuffers
+from qedasync.storage.host_file import lend
 
 __all__ = ["Engine", "EngineOptions", "Watcher"]
 
@@ -671,6 +673,34 @@ class Engine:
                     yield
             finally:
                 self._open_gate()
+
+    @asynccontextmanager
+    async def bulk(self) -> AsyncIterator[Bulk | None]:
+        """Fill an empty image; see :class:`~qedasync.engine.bulk.Bulk`. None if it cannot be done.
+
+        Raises:
+            StorageError: the tables could not be written; what was linked is in the image or not.
+        """
+        self.check_writable()
+        file = lend(self.storage)
+        if file is None or not self._is_empty():
+            yield None
+            return
+        async with self.exclusive():
+            self._check_failure()
+            if not self._is_empty():
+                raise StateError("The image has been written to meanwhile")
+            bulk = Bulk(file, self.storage, self.tables, self.allocator)
+            await bulk.begin(self.sync)
+            yield bulk
+            try:
+                await bulk.finish(self.sync)
+            except BaseException as error:
+                self.fail(error)
+                raise
+
+    def _is_empty(self) -> bool:
+        return not self.header.has_backing and self.backing is None and not any(self.tables.l1)
 
     async def _shut_gate(self) -> None:
         self.budget.shut()

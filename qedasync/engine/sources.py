@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 from qedasync.engine.core import Engine
 from qedasync.engine.extents import Extent, ExtentKind, merge
 from qedasync.errors import BackingError, FormatError
@@ -13,6 +15,15 @@ __all__ = ["RawSource", "ImageSource"]
 _RUNS = 1000  # found by one call
 _BLOCK = 4096  # file systems keep holes in whole blocks of this size
 _STEP, _MAX_STEP = 64 << 10, 1 << 20  # data that is searched for a hole at once, multiples of it
+
+
+@runtime_checkable
+class KnowsHoles(Protocol):
+    """What a storage may have beside the protocol."""
+
+    async def data_runs(self, offset: int, end: int, count: int) -> list[tuple[int, int]]:
+        """The first ``count`` runs of data in ``[offset, end)``, by where they begin and end."""
+        ...
 
 
 class RawSource:
@@ -41,6 +52,8 @@ class RawSource:
         """Data and holes; a hole much shorter than the data around it may pass for data."""
         end = pos + length
         runs: list[Extent] = []
+        if isinstance(self.storage, KnowsHoles):
+            return await self._all_runs(self.storage, pos, end)
         step = _STEP
         while pos < end and len(runs) < _RUNS:
             data = min(await self.storage.next_data(pos), end)
@@ -52,6 +65,19 @@ class RawSource:
                 runs.append(self._run(pos, after, zero=False))
                 pos, step = after, min(2 * step, _MAX_STEP)
         return list(merge(runs))
+
+    async def _all_runs(self, storage: KnowsHoles, pos: int, end: int) -> list[Extent]:
+        """The same, of a storage that tells where data ends; perhaps only the beginning."""
+        runs: list[Extent] = []
+        found = await storage.data_runs(pos, end, _RUNS)
+        for start, stop in found:
+            if start > pos:
+                runs.append(self._run(pos, start, zero=True))
+            runs.append(self._run(start, stop, zero=False))
+            pos = stop
+        if pos < end and len(found) < _RUNS:
+            runs.append(self._run(pos, end, zero=True))
+        return runs
 
     async def _data_end(self, pos: int, end: int) -> int:
         """Where the data at ``pos`` ends, ``end`` at most: a storage only tells where it begins.

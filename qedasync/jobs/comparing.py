@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Literal
 
 from qedasync import Disk, Extent, QEDError
 from qedasync.jobs import zeroes
+from qedasync.jobs.buffers import new_buffer
+from qedasync.jobs.crew import Crew
+from qedasync.jobs.lending import lent
+from qedasync.jobs.pairs import Pair, Pairs
 from qedasync.jobs.probing import Format, opened
 
 __all__ = ["CompareResult", "compare"]
@@ -16,6 +21,9 @@ __all__ = ["CompareResult", "compare"]
 _PIECE = 256 << 10  # two of them fit in a processor's cache
 _MAP_STEP = 1 << 30
 _SECTOR = 512
+_BATCH = 4096  # pieces that are gathered for the threads
+
+_Different = tuple[int, Literal["content", "allocation"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,7 @@ async def compare(
     strict: bool = False,
     backing: Literal["auto", "any"] | bool = "auto",
     progress: Callable[[int, int], None] | None = None,
+    tasks: int = 8,
 ) -> CompareResult:
     """Compare two disks, backing files included.
 
@@ -68,6 +77,7 @@ async def compare(
         strict: sizes and allocation have to be the same too.
         backing: policy for their backing files.
         progress: called with (done, total) bytes.
+        tasks: pieces that are compared at a time.
 
     Raises:
         Unreadable: a part of one of them cannot be read. QEDError: one cannot be opened.
@@ -76,19 +86,25 @@ async def compare(
         opened(first, first_format, backing) as one,
         opened(second, second_format, backing) as two,
     ):
-        return await _Comparison(one, two, strict, progress).run()
+        return await _Comparison(one, two, strict, progress, tasks).run()
 
 
 class _Comparison:
     def __init__(
-        self, one: Disk, two: Disk, strict: bool, progress: Callable[[int, int], None] | None
+        self,
+        one: Disk,
+        two: Disk,
+        strict: bool,
+        progress: Callable[[int, int], None] | None,
+        tasks: int,
     ) -> None:
         self._disks = (one, two)
         self._strict = strict
         self._progress = progress
+        self._tasks = tasks
         self._common = min(one.size, two.size)
         self._total = max(one.size, two.size)
-        self._buffers = (bytearray(_PIECE), bytearray(_PIECE))
+        self._buffers = (new_buffer(_PIECE), new_buffer(_PIECE))
 
     async def run(self) -> CompareResult:
         one, two = self._disks
@@ -96,15 +112,9 @@ class _Comparison:
         if mismatch and self._strict:
             return CompareResult(False, None, "size", True)
         self._tell(0)
-        maps = (_Map(one, 0, 0, self._common), _Map(two, 1, 0, self._common))
-        pos = 0
-        while pos < self._common:
-            runs = (await maps[0].at(pos), await maps[1].at(pos))
-            stop = min(runs[0].end, runs[1].end, self._common)
-            different = await self._range(pos, stop, runs)
-            if different is not None:
-                return CompareResult(False, different[0], different[1], mismatch)
-            pos = stop
+        different = await self._common_part()
+        if different is not None:
+            return CompareResult(False, different[0], different[1], mismatch)
         if mismatch:
             offset = await self._rest()
             if offset is not None:
@@ -112,12 +122,55 @@ class _Comparison:
         self._tell(self._total)
         return CompareResult(True, None, "", mismatch)
 
-    async def _range(
-        self, pos: int, stop: int, runs: tuple[Extent, Extent]
-    ) -> tuple[int, Literal["content", "allocation"]] | None:
-        """Where and how the range differs; both disks have one run there."""
+    async def _common_part(self) -> _Different | None:
+        """Where and how the first bytes of both differ, as many as the shorter one has."""
+        async with AsyncExitStack() as stack:
+            files = (await lent(stack, self._disks[0]), await lent(stack, self._disks[1]))
+            maps = [_Map(self._disks[which], which, 0, self._common) for which in (0, 1)]
+            pairs = Pairs(files[0], files[1], _PIECE)
+            crew = stack.enter_context(Crew(pairs.compare, self._tasks))
+            batch: list[Pair] = []
+            pos = 0
+            while pos < self._common:
+                runs = (await maps[0].at(pos), await maps[1].at(pos))
+                stop = min(runs[0].end, runs[1].end, self._common)
+                more = pairs.cut(pos, stop, runs)
+                if more is None or self._differs_at_sight(runs) or len(batch) >= _BATCH:
+                    different = await self._work_off(crew, batch)
+                    batch = []
+                    if different is not None:
+                        return different
+                if more is None or self._differs_at_sight(runs):
+                    different = await self._range(pos, stop, runs)
+                    if different is not None:
+                        return different
+                else:
+                    batch += more
+                pos = stop
+            return await self._work_off(crew, batch)
+
+    async def _work_off(self, crew: Crew[Pair], batch: list[Pair]) -> _Different | None:
+        """Compare what has been gathered; what is unequal or unreadable is looked at again."""
+        if not batch:
+            return None
+
+        def tick(left: int) -> None:
+            self._tell(batch[len(batch) - left - 1].start if left < len(batch) else batch[0].start)
+
+        for pair in sorted(await crew.do(batch, tick), key=lambda pair: pair.start):
+            different = await self._range(pair.start, pair.start + pair.length, pair.runs)
+            if different is not None:
+                return different
+        return None
+
+    def _differs_at_sight(self, runs: tuple[Extent, Extent]) -> bool:
+        """Whether they are not allocated alike, and that matters."""
         allocated = [run.kind not in ("unallocated", "backing") or run.depth > 0 for run in runs]
-        if self._strict and allocated[0] != allocated[1]:
+        return self._strict and allocated[0] != allocated[1]
+
+    async def _range(self, pos: int, stop: int, runs: tuple[Extent, Extent]) -> _Different | None:
+        """Where and how the range differs; both disks have one run there."""
+        if self._differs_at_sight(runs):
             return pos, "allocation"
         if runs[0].zero and runs[1].zero:
             self._tell(stop)

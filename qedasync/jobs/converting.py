@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
+import secrets
+import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Literal
 
 import qedasync
 from qedasync import Disk
 from qedasync.errors import RequestError
 from qedasync.jobs.copying import CopyResult, copy
+from qedasync.jobs.crew import in_thread
 from qedasync.jobs.probing import Format, opened
 
 __all__ = ["convert", "new_file"]
@@ -42,7 +45,8 @@ async def convert(
     """Copy a disk, its backing files included, into a new image or raw file.
 
     A target that is named appears under its name when it is whole, replacing what was there; until
-    then it has another name, and after a failure or a cancellation it is gone.
+    then it has another name, and after a failure or a cancellation it is gone. A block device is
+    written where it is.
 
     Args:
         source: a file, or an open disk, which stays open.
@@ -62,18 +66,27 @@ async def convert(
     Cancellation: waits for what is in flight; leaves no new file.
     """
     async with opened(source, source_format, backing) as disk:
-        options = {
-            "tasks": tasks,
-            "in_order": in_order,
-            "min_zero": min_zero,
-            "salvage": salvage,
-            "progress": progress,
-        }
+        fill = partial(
+            copy,
+            disk,
+            tasks=tasks,
+            in_order=in_order,
+            min_zero=min_zero,
+            salvage=salvage,
+            progress=progress,
+        )
         if not isinstance(target, str | os.PathLike):
-            result = await copy(disk, target, target_is_zero=target_is_zero, **options)  # type: ignore[arg-type]
+            result = await fill(target, target_is_zero=target_is_zero)
             if durable:
                 await target.flush()
             return result
+        if await in_thread(partial(_is_device, target)):
+            if format != "raw" or backing_file is not None:
+                raise RequestError("A device can only be a raw disk", errno=errno.ENOTSUP)
+            async with qedasync.open_raw(target, "r+") as device:
+                result = await fill(device, target_is_zero=target_is_zero)
+                await device.flush()
+                return result
         async with new_file(
             target,
             disk.size,
@@ -85,13 +98,14 @@ async def convert(
             durable=durable,
         ) as new:
             overlay = backing_file is not None
-            return await copy(
-                disk,
-                new,
-                target_is_zero=not overlay,
-                top_only=overlay,
-                **options,  # type: ignore[arg-type]
-            )
+            return await fill(new, target_is_zero=not overlay, top_only=overlay, alone=True)
+
+
+def _is_device(path: str | os.PathLike[str]) -> bool:
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 @asynccontextmanager
@@ -118,9 +132,11 @@ async def new_file(
     if format not in ("qed", "raw"):
         raise RequestError(f"the format is {format!r}; it must be 'qed' or 'raw'")
     size = -(-size // _SECTOR) * _SECTOR
-    final = await asyncio.to_thread(os.path.realpath, os.fsdecode(path))
+    final = await in_thread(partial(os.path.realpath, os.fsdecode(path)))
     # Beside the final file, so that a relative backing name means the same, and a rename will do.
-    part = os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.{os.getpid()}.part")
+    part = os.path.join(
+        os.path.dirname(final), f".qedasync-{os.getpid()}-{secrets.token_hex(4)}.part"
+    )
     await _refuse_locked(final)
     try:
         disk = await _make(
@@ -133,7 +149,7 @@ async def new_file(
                 await disk.flush()
         finally:
             await disk.close()
-        await asyncio.to_thread(_give_name, part, final, durable)
+        await in_thread(partial(_give_name, part, final, durable))
     except BaseException:
         with suppress(OSError):
             os.unlink(part)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qedasync import Disk, Extent, ExtentKind, QEDError
 from qedasync.errors import RequestError
 from qedasync.jobs import zeroes
+from qedasync.jobs.buffers import new_buffer
+from qedasync.jobs.grid import on_grid
+from qedasync.jobs.pump import pump
 
 __all__ = ["CopyResult", "copy"]
 
@@ -54,6 +57,7 @@ async def copy(
     salvage: bool = False,
     progress: Progress | None = None,
     start: int = 0,
+    alone: bool = False,
 ) -> CopyResult:
     """Make ``target`` read as ``source`` does, from ``start`` on; durable after a flush.
 
@@ -61,12 +65,14 @@ async def copy(
         source, target: disks; the target has room for the source behind ``start``.
         tasks: pieces on their way at once.
         in_order: begin to write them in order.
-        min_zero: shortest run of zeroes in data that is left out, in bytes; 0 writes all data.
+        min_zero: shortest run of zeroes in data that is left out, in bytes; 0 writes them all,
+            holes too.
         target_is_zero: the target reads as zeroes; they need not be written.
         top_only: copy only what the source holds itself, and nothing of its backing file.
         salvage: what cannot be read becomes zeroes, instead of an end of the copy.
         progress: called with (done, total) bytes.
         start: where in the target the source begins.
+        alone: nobody else uses the target, which then takes less time to fill.
 
     Raises:
         RequestError: the target is too small, or a number makes no sense.
@@ -84,7 +90,7 @@ async def copy(
             offset=start,
         )
     job = _Copy(source, target, tasks, in_order, min_zero, target_is_zero, top_only, salvage)
-    job.progress, job.start = progress, start
+    job.progress, job.start, job.alone = progress, start, alone
     return await job.run()
 
 
@@ -106,9 +112,11 @@ class _Copy:
         self.result = CopyResult()
         self.progress: Progress | None = None
         self.start = 0
+        self.alone = False
         self._tasks = tasks
         self._in_order = in_order
         self._min_zero = min_zero
+        self._piece = zeroes.piece_size(_PIECE, min_zero)
         self._target_is_zero = target_is_zero
         self._top_only = top_only
         self._salvage = salvage
@@ -119,9 +127,9 @@ class _Copy:
         self._turn.set()
 
     async def run(self) -> CopyResult:
-        if self.progress is not None:
-            self.progress(0, self._total)
+        self._tell(0)
         slots = asyncio.Semaphore(self._tasks)
+        await self._begin()
         try:
             async with asyncio.TaskGroup() as group:
                 async for piece in self._pieces():
@@ -135,9 +143,25 @@ class _Copy:
             raise _first(failed) from None
         return self.result
 
+    async def _begin(self) -> None:
+        """The part that can be done the fast way: perhaps all, perhaps nothing."""
+        if not self._target_is_zero or self._top_only:
+            return
+        self._done, self.result.copied = await pump(
+            self.source,
+            self.target,
+            tasks=self._tasks,
+            in_order=self._in_order,
+            min_zero=self._min_zero,
+            alone=self.alone,
+            start=self.start,
+            progress=self._tell,
+        )
+        self.result.skipped = self._done - self.result.copied
+
     async def _pieces(self) -> AsyncIterator[Extent]:
         """The source's runs, cut into pieces; what the target has already is counted only."""
-        pos = 0
+        pos = self._done
         while pos < self._total:
             runs = await self._status(pos, min(_MAP_STEP, self._total - pos))
             for run in runs:
@@ -145,23 +169,32 @@ class _Copy:
                     self.result.skipped += run.length
                     self._advance(run.length)
                     continue
-                for piece in _cut(run, _ZERO_PIECE if run.zero else _PIECE):
+                for piece in self._cut(run):
                     yield piece
             pos = runs[-1].end
 
     async def _status(self, pos: int, length: int) -> list[Extent]:
         try:
-            return await self.source.block_status(pos, length)
+            runs = await self.source.block_status(pos, length)
         except QEDError:
             if not self._salvage:
                 raise
             # Whatever can be read of it, will be.
             return [Extent(pos, length, ExtentKind.DATA, zero=False)]
+        if self._top_only:
+            return on_grid(runs, getattr(self.target, "cluster_size", _SECTOR), self._total)
+        return runs
 
     def _is_there(self, run: Extent) -> bool:
         if self._top_only:
-            return run.kind in (ExtentKind.BACKING, ExtentKind.UNALLOCATED)
-        return run.zero and self._target_is_zero
+            return run.kind is ExtentKind.BACKING
+        return run.zero and self._target_is_zero and self._min_zero > 0
+
+    def _cut(self, run: Extent) -> list[Extent]:
+        """The run in pieces; if nothing is to be left out, zeroes are data."""
+        if not self._min_zero:
+            run = replace(run, zero=False)
+        return _cut(run, _ZERO_PIECE if run.zero else self._piece)
 
     async def _zero(self, pos: int, length: int) -> None:
         await self.target.write_zeroes(length, self.start + pos)
@@ -173,7 +206,7 @@ class _Copy:
     ) -> None:
         try:
             # Buffers are used again: memory that is new to the process is slow.
-            data = self._buffers.pop() if self._buffers else bytearray(_PIECE)
+            data = self._buffers.pop() if self._buffers else new_buffer(self._piece)
             await self._read(piece, data)
             runs = list(zeroes.runs(data, piece.length, self._min_zero))
             if self._in_order:
@@ -226,8 +259,11 @@ class _Copy:
 
     def _advance(self, length: int) -> None:
         self._done += length
+        self._tell(self._done)
+
+    def _tell(self, done: int) -> None:
         if self.progress is not None:
-            self.progress(self._done, self._total)
+            self.progress(done, self._total)
 
 
 def _cut(run: Extent, size: int) -> list[Extent]:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["is_zero", "runs"]
+__all__ = ["data_runs", "is_zero", "piece_size", "runs"]
 
 _PAGE = 4096
+_MAX_PIECE = 16 << 20
 _WORDS = _PAGE // 8
 _ZERO_PAGE = bytes(_PAGE)
+
+
+def piece_size(usual: int, least: int) -> int:
+    """Bytes to look at at once, a power of two as ``usual`` is, to find ``least`` zeroes."""
+    return max(usual, min(1 << (least - 1).bit_length() if least else 0, _MAX_PIECE))
 
 
 def is_zero(data: bytearray) -> bool:
@@ -20,6 +26,8 @@ def runs(data: bytearray, length: int, least: int) -> Iterator[tuple[int, int, b
     """(start, length, zero) of the first ``length`` bytes: runs of zeroes of at least ``least``
     bytes, and the data between them; both begin at multiples of 4096, but for the end.
 
+    Zeroes at either end may go on in the piece next to this one, so they need not be as many.
+
     Args:
         least: a multiple of 4096, or 0 to call everything data.
     """
@@ -29,7 +37,7 @@ def runs(data: bytearray, length: int, least: int) -> Iterator[tuple[int, int, b
     done = 0
     for start, end in _spans(zero_pages):
         stop = min(end * _PAGE, length)
-        if stop - start * _PAGE < least and stop < length:
+        if stop - start * _PAGE < least and start and stop < length:
             continue
         if start * _PAGE > done:
             yield done, start * _PAGE - done, False
@@ -37,6 +45,29 @@ def runs(data: bytearray, length: int, least: int) -> Iterator[tuple[int, int, b
         done = stop
     if done < length:
         yield done, length - done, False
+
+
+def data_runs(data: bytearray, length: int, least: int, unit: int) -> list[tuple[int, int]]:
+    """(start, length) of what is left of :func:`runs` without the zeroes.
+
+    Args:
+        least: as there, not 0.
+        unit: only whole units of zeroes are left out; a multiple of 4096.
+    """
+    found: list[tuple[int, int]] = []
+    done = 0
+    for start, size, zero in runs(data, length, least):
+        if zero:
+            end = start + size
+            start += -start % unit
+            end = end if end == length else end - end % unit
+            if start < end:
+                if start > done:
+                    found.append((done, start - done))
+                done = end
+    if done < length:
+        found.append((done, length - done))
+    return found
 
 
 def _zero_pages(data: bytearray, length: int) -> list[int]:

@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 from qedasync.errors import StorageError, storage_error
 from qedasync.storage.locks import LockRole, acquire_locks
 
-__all__ = ["NOWAIT", "OpenedFile", "datasync", "open_file", "preadv", "punch_hole", "seek_data"]
+__all__ = [
+    "NOWAIT",
+    "OpenedFile",
+    "data_runs",
+    "datasync",
+    "open_file",
+    "preadv",
+    "punch_hole",
+    "reserve_space",
+    "seek_data",
+]
 
 NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)
 """The flag of ``preadv`` that makes it fail rather than block; 0 where there is none."""
@@ -25,7 +35,8 @@ preadv: Callable[..., int] = getattr(os, "preadv", None) or (lambda *_: -1)
 datasync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 """Make a file's data durable, and what of its metadata is needed to read it."""
 
-_PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
+_KEEP_SIZE = 0x01
+_PUNCH_HOLE_KEEP_SIZE = 0x02 | _KEEP_SIZE
 _LOCAL_FILE_SYSTEMS = frozenset(
     {
         0xEF53,  # ext2, ext3, ext4
@@ -131,6 +142,22 @@ def seek_data(fd: int, offset: int, size: int) -> int:
         return size if error.errno == errno.ENXIO else offset
 
 
+def data_runs(fd: int, offset: int, end: int, count: int) -> list[tuple[int, int]]:
+    """The first ``count`` runs of data in ``[offset, end)``: where each begins and ends."""
+    found: list[tuple[int, int]] = []
+    while offset < end and len(found) < count:
+        start = seek_data(fd, offset, end)
+        if start >= end:
+            break
+        try:
+            stop = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError:
+            stop = end
+        offset = max(min(stop, end), start + 1)  # a hole may have come into being meanwhile
+        found.append((start, offset))
+    return found
+
+
 @lru_cache(maxsize=4)
 def _libc_function(name: str) -> Any:
     """A function of the C library that the os module lacks, or None."""
@@ -154,3 +181,15 @@ def punch_hole(fd: int, offset: int, length: int) -> bool:
     if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV):
         return False
     raise OSError(number, os.strerror(number))
+
+
+def reserve_space(fd: int, offset: int, length: int) -> bool:
+    """Let the file system find room for a range now, in one piece; False where it does not.
+
+    The file stays as long as it is.
+    """
+    fallocate = _libc_function("fallocate")
+    if fallocate is None:
+        return False
+    answer: int = fallocate(fd, _KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(length))
+    return answer == 0

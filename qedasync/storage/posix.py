@@ -25,7 +25,16 @@ from qedasync.errors import StorageError, storage_error
 from qedasync.events import Event
 from qedasync.storage.base import ReadBuffers, Write, WriteBuffers, zero_views
 from qedasync.storage.batch import Channel, Transfer
-from qedasync.storage.host import NOWAIT, OpenedFile, datasync, open_file, preadv, seek_data
+from qedasync.storage.host import (
+    NOWAIT,
+    OpenedFile,
+    data_runs,
+    datasync,
+    open_file,
+    preadv,
+    seek_data,
+)
+from qedasync.storage.host_file import HostFile
 from qedasync.storage.locks import LockRole
 from qedasync.storage.transfer import total_length
 from qedasync.storage.workers import Job, Workers
@@ -136,6 +145,19 @@ class PosixStorage:
     def fileno(self) -> int:
         """The descriptor; -1 once closed."""
         return self._fd
+
+    def lend(self) -> HostFile | None:
+        """The file for blocking transfers on other threads, as long as the storage is open.
+
+        Nothing is kept in order with what goes through the storage itself, and its ``size`` does
+        not follow: who writes past the end calls :meth:`truncate` afterwards.
+        """
+        if self._closed or self.direct:
+            return None
+        return HostFile(self._fd, self._note_foreign_write)
+
+    def _note_foreign_write(self) -> None:
+        self._unsynced = True
 
     # ------------------------------------------------------------------ reads
 
@@ -400,6 +422,12 @@ class PosixStorage:
         if offset >= self._size:
             return self._size
         return await self._workers.run(partial(seek_data, self._fd, offset, self._size))
+
+    async def data_runs(self, offset: int, end: int, count: int) -> list[tuple[int, int]]:
+        """The first ``count`` runs in ``[offset, end)`` that may hold anything but zeroes."""
+        self._check_open(offset, ())
+        end = min(end, self._size)
+        return await self._workers.run(partial(data_runs, self._fd, offset, end, count))
 
     async def close(self) -> None:
         """Release the descriptor and with it the locks; waits for what is on a thread.
