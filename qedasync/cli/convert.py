@@ -339,6 +339,7 @@ async def _copy(
                 salvage=salvaging is not None,
                 progress=partial(_further, report, start, total),
                 start=start,
+                alone=new,
             )
         except QEDError as error:
             raise _explained(into, out, start) or error from error
