@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -48,14 +49,34 @@ async def measure(
     Raises:
         RequestError: there is no such geometry. QEDError: the source cannot be read.
     """
+    if format not in ("qed", "raw"):
+        raise RequestError(f"the format is {format!r}; it must be 'qed' or 'raw'")
     cluster = parse_size(cluster_size)
-    if format == "qed" and (cluster < 4096 or cluster & (cluster - 1) or table_size < 1):
-        raise RequestError(f"There are no images with clusters of {cluster} bytes")
     if isinstance(source, int):
-        return _measured(-(-source // 512) * 512, None, format, cluster, table_size)
+        size = -(-source // 512) * 512
+        _check(size, format, cluster, table_size)
+        return _measured(size, None, format, cluster, table_size)
     async with opened(source, source_format, backing) as disk:
+        _check(disk.size, format, cluster, table_size)
         used, tables = await _used(disk, cluster, table_size)
         return _measured(disk.size, (used, tables), format, cluster, table_size)
+
+
+def _check(size: int, format: Format, cluster: int, table_size: int) -> None:
+    """Whether there can be such an image."""
+    if format == "raw":
+        return
+    if cluster & (cluster - 1) or not 4096 <= cluster <= 64 << 20:
+        raise RequestError(f"There are no images with clusters of {cluster} bytes")
+    if table_size & (table_size - 1) or not 1 <= table_size <= 16:
+        raise RequestError(f"There are no images with tables of {table_size} clusters")
+    if not 0 <= size <= (table_size * cluster // 8) ** 2 * cluster:
+        raise RequestError(
+            f"An image with clusters of {cluster} bytes and tables of {table_size} cannot have"
+            f" {size} bytes",
+            size=size,
+            errno=errno.EFBIG,
+        )
 
 
 async def _used(disk: Disk, cluster: int, table_size: int) -> tuple[int, int]:
