@@ -129,7 +129,8 @@ class Link:
 
         Cancellation: at once; the reply is passed over when it comes.
         """
-        if self.lost:
+        if self.lost or self._writer.is_closing():
+            self.lost = True  # the replies' task, which tells the others, may not have run yet
             raise LinkLost("it was lost before")
         self._cookie += 1
         cookie = self._cookie
