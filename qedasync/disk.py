@@ -7,17 +7,25 @@ backing file of an image.
 
 from __future__ import annotations
 
+import asyncio
 import errno
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from qedasync.engine.extents import Extent
-from qedasync.errors import QEDError, RequestError, StorageError
+from qedasync.errors import (
+    BackingError,
+    FormatError,
+    ImageClosed,
+    QEDError,
+    RequestError,
+    StorageError,
+)
 from qedasync.events import Event
 from qedasync.format.header import SECTOR_BYTES
-from qedasync.storage.base import ReadBuffers, StorageBase, WriteBuffers
+from qedasync.storage.base import ReadBuffers, StorageBase, Write, WriteBuffers
 
 __all__ = ["Disk", "DiskStorage", "DiskSource"]
 
@@ -83,28 +91,32 @@ class Disk(Protocol):
 class DiskStorage(StorageBase):
     """A disk as the file that another image lies in; implements ``Storage``. Owns the disk.
 
-    Writes past the end make the disk longer, in whole sectors.
+    The disk has whole sectors, and at least as many as the file needs: the file's length is known
+    here only, and what the disk has behind it is zeroes. A disk that cannot be made shorter stays
+    as long as it is.
     """
 
     zero_fills = True
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
+        self._size = disk.size
+        self._resizing = asyncio.Lock()
 
     @property
     def size(self) -> int:
-        return self.disk.size
+        return self._size
 
     async def read_into(
         self, buffers: ReadBuffers, offset: int, event: Event = Event.READ_AIO
     ) -> None:
-        with _as_storage_error(self.disk, offset):
+        with _as_storage_error(self.disk, offset, sum(map(len, buffers))):
             for buffer in buffers:
                 await self._read(memoryview(buffer), offset)
                 offset += len(buffer)
 
     async def _read(self, view: memoryview, offset: int) -> None:
-        inside = max(0, min(len(view), self.disk.size - offset))
+        inside = max(0, min(len(view), self._size - offset))
         if inside:
             await self.disk.readinto(view[:inside], offset)
         view[inside:] = bytes(len(view) - inside)
@@ -112,20 +124,27 @@ class DiskStorage(StorageBase):
     async def write(
         self, buffers: WriteBuffers, offset: int, event: Event = Event.WRITE_AIO
     ) -> None:
-        end = offset + sum(map(len, buffers))
-        with _as_storage_error(self.disk, offset):
-            if end > self.disk.size:
-                await self.disk.truncate(_sectors(end))
-            await self.disk.pwritev(buffers, offset)
+        length = sum(map(len, buffers))
+        with _as_storage_error(self.disk, offset, length):
+            if length:
+                await self._grow(offset + length)
+                await self.disk.pwritev(buffers, offset)
+
+    async def write_many(self, writes: Sequence[Write], *, grow_to: int = 0) -> None:
+        start = min((write.offset for write in writes), default=grow_to)
+        end = max((write.offset + write.length for write in writes), default=grow_to)
+        with _as_storage_error(self.disk, start, end - start):
+            await self._grow(grow_to)
+        for write in writes:
+            await self.write(write.buffers, write.offset, write.event)
 
     async def write_zeroes(
         self, offset: int, length: int, event: Event = Event.PWRITEV_ZERO
     ) -> None:
-        with _as_storage_error(self.disk, offset):
-            end = offset + length
-            if end > self.disk.size:
-                await self.disk.truncate(_sectors(end))
-            await self.disk.write_zeroes(length, offset)
+        with _as_storage_error(self.disk, offset, length):
+            if length:
+                await self._grow(offset + length)
+                await self.disk.write_zeroes(length, offset)
 
     async def flush(self, event: Event = Event.FLUSH_TO_DISK) -> None:
         with _as_storage_error(self.disk):
@@ -133,16 +152,49 @@ class DiskStorage(StorageBase):
 
     async def truncate(self, size: int, event: Event = Event.TRUNCATE) -> None:
         with _as_storage_error(self.disk, size):
+            if size < 0:
+                raise RequestError(f"a file cannot have {size} bytes", size=size)
+            async with self._resizing:
+                if size < self._size:
+                    await self._cut(size)
+                else:
+                    await self._lengthen(size)
+
+    async def _grow(self, size: int) -> None:
+        """Be at least so long; others may grow it too."""
+        if size > self._size or self.disk.closed:
+            async with self._resizing:
+                await self._lengthen(max(size, self._size))
+
+    async def _lengthen(self, size: int) -> None:
+        if size > self.disk.size or self.disk.closed:
             await self.disk.truncate(_sectors(size))
+        self._size = size
+
+    async def _cut(self, size: int) -> None:
+        """What is cut off must read as zeroes when the file is longer again."""
+        old, self._size = self._size, size
+        try:
+            try:
+                await self.disk.truncate(_sectors(size))
+            except RequestError as error:
+                if error.errno != errno.ENOTSUP:
+                    raise
+            left = min(old, self.disk.size) - size
+            if left > 0:
+                await self.disk.write_zeroes(left, size)
+        except BaseException:
+            self._size = old
+            raise
 
     async def next_data(self, offset: int) -> int:
         with _as_storage_error(self.disk, offset):
-            while offset < self.disk.size:
-                for run in await self.disk.block_status(offset, self.disk.size - offset):
+            while offset < self._size:
+                for run in await self.disk.block_status(offset, self._size - offset):
                     if not run.zero:
                         return max(run.start, offset)
                     offset = run.end
-        return self.disk.size
+        return self._size
 
     async def close(self) -> None:
         await self.disk.close()
@@ -162,13 +214,27 @@ class DiskSource:
         return False
 
     async def read_into(self, buffers: ReadBuffers, pos: int) -> None:
-        await self.disk.preadv(buffers, pos)
+        try:
+            await self.disk.preadv(buffers, pos)
+        except (FormatError, ImageClosed) as error:
+            raise self._useless(error) from error
 
     async def block_status(self, pos: int, length: int) -> list[Extent]:
-        return await self.disk.block_status(pos, length)
+        try:
+            return await self.disk.block_status(pos, length)
+        except (FormatError, ImageClosed) as error:
+            raise self._useless(error) from error
 
     async def close(self) -> None:
         await self.disk.close()
+
+    def _useless(self, error: FormatError | ImageClosed) -> BackingError:
+        """Names the disk, or one would look for the fault in the image on top."""
+        return BackingError(
+            f"the backing disk {self.disk.path!r} cannot be used: {error}",
+            name=self.disk.path,
+            errno=getattr(error, "errno", errno.EBADF),
+        )
 
 
 def _sectors(size: int) -> int:
@@ -176,14 +242,18 @@ def _sectors(size: int) -> int:
 
 
 @contextmanager
-def _as_storage_error(disk: Disk, offset: int | None = None) -> Iterator[None]:
+def _as_storage_error(
+    disk: Disk, offset: int | None = None, length: int | None = None
+) -> Iterator[None]:
     """What the disk says, as a storage says it: to the image on top it is a failing file."""
     try:
         yield
-    except StorageError:
-        raise
     except QEDError as error:
+        if isinstance(error, StorageError) and error.offset == offset and error.length == length:
+            raise
         number = getattr(error, "errno", None) or errno.EIO
-        if isinstance(error, RequestError):
-            number = error.errno
-        raise StorageError(number, str(error), offset=offset, path=disk.path) from error
+        if isinstance(error, ImageClosed):
+            number = errno.EBADF
+        raise StorageError(
+            number, str(error), offset=offset, length=length, path=disk.path
+        ) from error

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Generator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Literal, Self
 
 from qedasync.disk import Buffer
@@ -15,7 +16,15 @@ from qedasync.engine.budget import Budget
 from qedasync.engine.extents import Extent, ExtentKind, merge
 from qedasync.engine.gate import Gate
 from qedasync.engine.sources import RawSource
-from qedasync.errors import ImageClosed, ReadOnly, RequestError, StateError
+from qedasync.errors import (
+    ImageClosed,
+    ImageFailed,
+    QEDError,
+    ReadOnly,
+    RequestError,
+    StateError,
+    StorageError,
+)
 from qedasync.format.header import SECTOR_BYTES
 from qedasync.image import Cache, as_buffer, as_target, check_choice
 from qedasync.storage.base import Storage
@@ -45,6 +54,8 @@ class RawImage:
         self._gate = Gate()
         self._size = _sectors(storage.size)
         self._closing: asyncio.Task[None] | None = None
+        self._released = False
+        self._failure: StorageError | None = None  # of a flush
 
     # ------------------------------------------------------------------ facts
 
@@ -143,19 +154,20 @@ class RawImage:
 
     async def _after_write(self) -> None:
         if self._write_through:
-            await self._storage.flush()
+            await self._sync()
 
     async def flush(self) -> None:
         """Make every write that returned before this call survive a power loss."""
-        await self._enter()
+        await self._enter(write=self._writable)
         try:
-            if self._writable and self._flushes:
-                await self._storage.flush()
+            if self._writable:
+                await self._sync()
         finally:
             self._leave(0)
 
     async def truncate(self, size: int) -> None:
         """Set the size, a multiple of 512; a larger file reads as zeroes there."""
+        self._check_open()
         if size < 0 or size % SECTOR_BYTES:
             raise RequestError(
                 f"Cannot set the size to {size} bytes: it must be a multiple of {SECTOR_BYTES}",
@@ -228,16 +240,18 @@ class RawImage:
 
         Cancellation: runs to the end.
         """
-        if self._closing is None:
-            self._budget.shut()
-            self._closing = asyncio.create_task(self._close(), name="qedasync: close")
         cancelled = False
-        while not self._closing.done():
+        while self._closing is None or not self._closing.done() or not self._released:
+            if self._closing is None or self._closing.done():  # or cancelled before it began
+                self._budget.shut()
+                self._closing = asyncio.create_task(self._close(), name="qedasync: close")
             try:
                 await asyncio.wait([self._closing])
             except asyncio.CancelledError:
                 cancelled = True
         if cancelled:
+            if not self._closing.cancelled():
+                self._closing.exception()  # heard, though the cancellation is what leaves
             raise asyncio.CancelledError
         self._closing.result()
 
@@ -245,35 +259,75 @@ class RawImage:
         try:
             await self._gate.close()
             self._gate.open()
-            if self._writable and self._flushes:
-                await self._storage.flush()
+            if self._writable:
+                self._check_failure()
+                await self._sync()
         finally:
+            self._released = True
             await self._storage.close()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *details: object) -> None:
-        await self.close()
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self.close()
+        except QEDError as closing:
+            if error is None:
+                raise
+            error.add_note(f"Closing {self._path!r} failed too: {closing}")
 
     # ---------------------------------------------------------------- helpers
 
     async def _enter(self, *, write: bool = False) -> None:
-        if write and not self._writable:
-            raise ReadOnly('The file was opened read-only; open it with mode "r+"')
+        if write:
+            self._check_writable()
         if self._budget.used_up:
             await self._budget.pause()
-        if self.closed:
-            raise ImageClosed("The image is closed")
+        self._check_open()
         if asyncio.get_running_loop() is not self._loop:
             raise StateError("The image belongs to another event loop: open one on each")
         self._gate.inside += 1
+
+    def _check_writable(self) -> None:
+        if not self._writable:
+            self._check_open()
+            raise ReadOnly('The file was opened read-only; open it with mode "r+"')
+        self._check_failure()
+
+    def _check_failure(self) -> None:
+        if self._failure is not None:
+            raise ImageFailed(
+                f"The file takes no writes since a flush failed: {self._failure}. Reads go on;"
+                " what was written before may be lost",
+                errno=self._failure.errno or errno.EIO,
+            ) from self._failure
+
+    async def _sync(self) -> None:
+        """After a failed flush nobody knows what is on disk, and the next one may well succeed."""
+        if not self._flushes:
+            return
+        try:
+            await self._storage.flush()
+        except StorageError as error:
+            self._failure = error
+            raise
 
     def _leave(self, length: int) -> None:
         self._gate.leave()
         self._budget.charge(length)
 
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ImageClosed("The image is closed")
+
     def _check_range(self, offset: int, length: int) -> None:
+        self._check_open()
         if offset < 0 or length < 0 or offset + length > self._size:
             raise RequestError(
                 f"{length} bytes at offset {offset} are not inside the image of {self._size} bytes",
@@ -313,9 +367,14 @@ class _Opening:
         self._image = await _open(self._wish)
         return self._image
 
-    async def __aexit__(self, *details: object) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         assert self._image is not None
-        await self._image.close()
+        await self._image.__aexit__(kind, error, trace)
 
 
 def open_raw(

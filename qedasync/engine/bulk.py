@@ -36,6 +36,7 @@ class Bulk:
     Attributes:
         file: where the clusters are written, at the offsets that :meth:`take` gives.
         cluster_size: bytes.
+        in_doubt: what has been handed out is neither in the image nor cut off.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Bulk:
         self._tables = tables
         self._allocator = allocator
         self._end = self._reserved = allocator.end_of_file
+        self.in_doubt = False
         self._slices: dict[int, array[int]] = {}
 
     @property
@@ -88,6 +90,18 @@ class Bulk:
             await self._storage.truncate(self._end)
             await flush()
 
+    async def give_up(self) -> None:
+        """Cut off what has been written: whoever gets these clusters next takes them for zeroes."""
+        if self._end > self._allocator.end_of_file:
+            self.in_doubt = True
+            await self._cut(self._allocator.end_of_file)
+            self.in_doubt = False
+
+    async def _cut(self, end: int) -> None:
+        """Let the file end there; what was reserved behind goes back to the host."""
+        await self._storage.truncate(max(self._reserved, self._end))
+        await self._storage.truncate(end)
+
     async def finish(self, flush: _Flush) -> None:
         """Write the tables of what has been linked.
 
@@ -95,7 +109,9 @@ class Bulk:
             StorageError: one could not be written.
         """
         if not self._slices:
+            await self.give_up()
             return
+        self.in_doubt = True
         tables: dict[int, int] = {}
         geometry, size = self._geometry, self._geometry.table_size
         for number in sorted(self._slices):
@@ -104,8 +120,7 @@ class Bulk:
                 tables[index] = self.take(size)
         start = self._allocator.end_of_file
         self._allocator.take((self._end - start) // self.cluster_size)
-        await self._storage.truncate(max(self._reserved, self._end))
-        await self._storage.truncate(self._end)  # gives back what was reserved and not used
+        await self._cut(self._end)
         await flush()
         await self._storage.write_many(
             [self._slice_write(number, tables) for number in self._slices]
@@ -113,6 +128,7 @@ class Bulk:
         await flush()
         await self._write_l1(tables)
         self._tables.publish({}, tables)
+        self.in_doubt = False
 
     def _slice_write(self, number: int, tables: dict[int, int]) -> Write:
         geometry = self._geometry

@@ -692,11 +692,16 @@ class Engine:
                 raise StateError("The image has been written to meanwhile")
             bulk = Bulk(file, self.storage, self.tables, self.allocator)
             await bulk.begin(self.sync)
-            yield bulk
             try:
+                try:
+                    yield bulk
+                except BaseException:
+                    await bulk.give_up()
+                    raise
                 await bulk.finish(self.sync)
             except BaseException as error:
-                self.fail(error)
+                if bulk.in_doubt:
+                    self.fail(error)
                 raise
 
     def _is_empty(self) -> bool:

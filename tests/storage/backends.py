@@ -13,19 +13,26 @@ from pathlib import Path
 
 import pytest
 
+from qedasync.disk import Disk, DiskStorage
 from qedasync.errors import StorageError
+from qedasync.image import open_image
+from qedasync.raw import open_raw
 from qedasync.storage.aiofiles import AiofilesStorage
 from qedasync.storage.base import Storage
 from qedasync.storage.faults import FaultStorage
 from qedasync.storage.memory import MemoryStorage
 from qedasync.storage.recorder import RecorderStorage
 from qedasync.storage.workers import Workers
+from tests.helpers.model import blank
 
 PORTABLE = ("memory", "memory-async", "aiofiles")
 LINUX = ("posix", "posix-threads", "posix-direct") if sys.platform == "linux" else ()
 PLAIN = PORTABLE + LINUX
+DISKS = ("disk-raw", "disk-qed")
+"""Files that lie in a disk."""
 BACKENDS = (
     *PLAIN,
+    *DISKS,
     *(f"{wrapper}+{name}" for wrapper in ("faults", "recorder") for name in PLAIN),
 )
 
@@ -53,6 +60,8 @@ class Backend:
             await storage.close()
 
     async def _inner(self, name: str, initial: bytes) -> Storage:
+        if name in DISKS:
+            return await in_disk(name, initial)
         if name.startswith("memory"):
             return MemoryStorage(initial, inline=name == "memory")
         path = self.directory / f"{next(self._numbers)}.img"
@@ -69,6 +78,18 @@ class Backend:
             if error.errno != errno.EINVAL:
                 raise
             pytest.skip("the file system of the temporary directory has no O_DIRECT")
+
+
+async def in_disk(name: str, initial: bytes) -> Storage:
+    """A file in a raw disk, or in an image; both in memory."""
+    disk: Disk
+    if name == "disk-raw":
+        disk = await open_raw("disk", "r+", storage=MemoryStorage(inline=False))
+    else:
+        disk = await open_image("disk", "r+", storage=MemoryStorage(blank(0, 65536, 4)))
+    storage = DiskStorage(disk)
+    await storage.write([initial], 0)
+    return storage
 
 
 def threaded(path: Path) -> Storage:
