@@ -123,11 +123,9 @@ async def open_node(
 
 def _given(name: str, access: Access) -> Options:
     """The options that the name is, with the warnings they deserve."""
-    from qedasync.cli.run import say
 
-    options, warnings = parse_image_opts(name)
-    for warning in warnings:
-        say(f"warning: {warning}")
+    # Differs from QEMU: no warning of words that it will not take one day; one line is an error.
+    options, _ = parse_image_opts(name)
     if access.force_share and text(options.get("force-share", "on")) not in ("on", "yes", "true"):
         raise ToolError("--force-share/-U conflicts with image options")
     return options
