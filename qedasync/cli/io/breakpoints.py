@@ -37,14 +37,27 @@ async def do_break(session: Session, words: Sequence[str]) -> None:
 async def do_resume(session: Session, words: Sequence[str]) -> None:
     """Let a request go on that has stopped."""
     what = "resume request"
-    if not _debug(session, what).resume(words[1]):
+    if not _resume(_debug(session, what), words[1]):
         raise Failed(f"Could not {what}: {_NOT_FOUND}\n")
 
 
+def _resume(debug: BlkdebugStorage, tag: str) -> bool:
+    if not debug.is_suspended(tag):
+        return False
+    print(f"blkdebug: Resuming request '{tag}'")
+    return debug.resume(tag)
+
+
 async def do_remove_break(session: Session, words: Sequence[str]) -> None:
-    """Forget a breakpoint, and let go on what has stopped there."""
+    """Forget a breakpoint, and let go on what has stopped there.
+
+    A breakpoint that has stopped a request is gone by itself: there is none to remove then.
+    """
     what = f"remove breakpoint {words[1]}"
-    if not _debug(session, what).remove_break(words[1]):
+    debug = _debug(session, what)
+    while _resume(debug, words[1]):
+        pass
+    if not debug.remove_break(words[1]):
         raise Failed(f"Could not {what}: {_NOT_FOUND}\n")
 
 

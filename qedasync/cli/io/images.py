@@ -38,7 +38,7 @@ async def do_open(session: Session, words: Sequence[str]) -> None:
         chosen["aio"] = word
 
     flags = take_flags(words, "snrCkU", {"t": cache, "d": check_discard, "i": aio, "o": str})
-    if len(flags.names) > 1 or not (flags.names or "o" in flags):
+    if len(flags.names) > 1:
         raise Misused
     if session.is_open:
         raise ToolError("file open already, try 'help close'")

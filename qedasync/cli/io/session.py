@@ -177,7 +177,7 @@ class Session:
             await asyncio.sleep(0)
 
 
-def _reason(error: qedasync.QEDError) -> str:
+def _reason(error: qedasync.QEDError | OSError) -> str:
     number = getattr(error, "errno", None)
     return os.strerror(number) if number else str(error)
 
@@ -212,6 +212,8 @@ async def _open(opening: Opening) -> Node:
 def _said(opening: Opening) -> tuple[str, str | None, bool]:
     """Name, format, and whether the name is options."""
     if opening.name is None:
+        if not opening.options:
+            raise ToolError("Must specify either driver or file")
         return opening.options, None, True
     options = split_options(opening.options)
     if not options:
@@ -228,9 +230,11 @@ async def _over(node: Node, opening: Opening) -> Node:
     """
     try:
         image: Any = await _make_overlay(node)
-    except qedasync.QEDError as error:
+    except BaseException as error:
         with suppress(qedasync.QEDError):
             await node.close()
+        if not isinstance(error, qedasync.QEDError | OSError):
+            raise
         raise ToolError(f"Could not create a temporary overlay: {_reason(error)}") from error
     disk = CopyOnRead(image) if opening.copy_on_read else image
     return replace(node, disk=disk, format="qed")
