@@ -38,6 +38,7 @@ CONTEXTS = {BASE_ALLOCATION: 1, ALLOCATION_DEPTH: 2}
 """The metadata contexts there are, and the numbers we give them."""
 
 _MAX_OPTIONS = 256  # of one handshake
+_MAX_PASSED_OVER = 1 << 20  # bytes of an option; reading on for longer would be the client's game
 _MAX_QUERIES = 64  # of one list of contexts
 
 
@@ -169,6 +170,8 @@ class ServerHandshake:
         magic, option, length = OPTION_HEADER.unpack_from(self._input)
         if magic != OPTION_MAGIC:
             return self._close("not an option")
+        if self._options == _MAX_OPTIONS:
+            return self._close("too many options")
         if length > MAX_OPTION:
             return self._too_long(option, length)
         end = OPTION_HEADER.size + length
@@ -177,14 +180,12 @@ class ServerHandshake:
         data = bytes(self._input[OPTION_HEADER.size : end])
         del self._input[:end]
         self._options += 1
-        if self._options > _MAX_OPTIONS:
-            return self._close("too many options")
         self._dispatch(option, data)
         return True
 
     def _too_long(self, option: int, length: int) -> bool:
-        if option == Option.EXPORT_NAME:
-            return self._close(f"an export name of {length} bytes")
+        if option == Option.EXPORT_NAME or length > _MAX_PASSED_OVER:
+            return self._close(f"an option of {length} bytes")
         del self._input[: OPTION_HEADER.size]
         self._options += 1
         self._skip = length
