@@ -42,7 +42,7 @@ async def do_open(session: Session, words: Sequence[str]) -> None:
         raise Misused
     if session.is_open:
         raise ToolError("file open already, try 'help close'")
-    past_cache = "n" in flags and "t" not in flags
+    past_cache = flags.order.rfind("n") > flags.order.rfind("t")
     await session.open(
         Opening(
             name=flags.names[0] if flags.names else None,

@@ -109,6 +109,9 @@ class _Terminal:
         except EOFError:
             print()
             return None
+        except asyncio.CancelledError:
+            print()  # what comes next does not stand behind what was typed
+            raise
 
     def _complete(self, text: str, state: int) -> str | None:
         import readline

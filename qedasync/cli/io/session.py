@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -167,9 +166,15 @@ class Session:
         await asyncio.sleep(0)
 
     async def drain(self) -> None:
-        """Wait until no request is in flight."""
+        """Wait until no request is in flight.
+
+        Cancellation: the requests go on.
+        """
         while self._requests:
-            await asyncio.gather(*self._requests)
+            done, _ = await asyncio.wait(self._requests)
+            self._requests -= done
+            for task in done:
+                task.result()
 
     async def settle(self) -> None:
         """Let requests that have ended say so, before the command that runs now does."""
@@ -241,6 +246,8 @@ async def _over(node: Node, opening: Opening) -> Node:
 
 
 async def _make_overlay(node: Node) -> qedasync.Image:
+    import tempfile
+
     directory = os.environ.get("TMPDIR") or "/var/tmp"
     handle, path = tempfile.mkstemp(prefix="qedasync-", suffix=".qed", dir=directory)
     os.close(handle)

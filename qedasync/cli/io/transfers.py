@@ -33,13 +33,13 @@ DEFAULT_BYTE = 0xCD
 _SECTOR = 512
 
 
-def check_pattern(data: bytearray | memoryview, value: int, offset: int) -> bool:
+def check_pattern(data: bytearray, value: int, offset: int) -> bool:
     """Whether all bytes are ``value``; says so if not.
 
     Args:
         offset: of the first one, for the message.
     """
-    if bytes(data).count(value) == len(data):
+    if data.count(value) == len(data):
         return True
     print(f"Pattern verification failed at offset {offset}, {len(data)} bytes")
     return False
@@ -104,9 +104,8 @@ async def do_read(session: Session, words: Sequence[str]) -> None:
         data = await session.disk.pread(length, offset)
     seconds = time.perf_counter() - began
     await session.settle()
-    good = "P" not in flags or check_pattern(
-        memoryview(data)[start : start + compared], flags.get("P"), offset + start
-    )
+    part = data if compared == length else data[start : start + compared]
+    good = "P" not in flags or check_pattern(part, flags.get("P"), offset + start)
     show_read(data, offset, seconds, flags)
     if not good:
         raise Failed

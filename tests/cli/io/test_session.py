@@ -151,6 +151,23 @@ def test_signal_while_sleeping_ends_it(tool: Path, image: Path) -> None:
         assert process.wait(20) == 130
 
 
+def test_signal_while_waiting_for_a_request_closes_image(tool: Path, image: Path) -> None:
+    script = ["break write_aio A", "aio_write 0 64k", "wait_break A", "length", "aio_flush"]
+    words = [word for command in script for word in ("-c", command)]
+    with subprocess.Popen(
+        [tool, *words, f"blkdebug::{image}"],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        said = b""
+        while not said.endswith(b"1 MiB\n"):
+            said += process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert image.read_bytes()[16] == 0  # NEED_CHECK
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP])
 def test_sigraise_ends_it_as_qemu_io(tool: Path, image: Path, number: int) -> None:
     words = ["-c", "length", "-c", f"sigraise {number}", "-c", "length", image.name]
