@@ -1,4 +1,7 @@
-"""``python -m benchmarks [CASE ...]``: the speed table, our ratios against ``qemu-img bench``."""
+"""``python -m benchmarks [CASE ...]``: the speed table, our ratios against ``qemu-img``.
+
+``jobs`` stands for all jobs on whole images; see :mod:`benchmarks.jobs`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.cases import CASES
 from benchmarks.harness import Result, run_case, warm_up
+from benchmarks.jobs import JOBS, prepare, run_job
 from benchmarks.limits import loop_delay, open_cost
 
 _LIMITS = {"open-64tib": open_cost, "loop-delay": loop_delay}
@@ -17,13 +21,16 @@ _LIMITS = {"open-64tib": open_cost, "loop-delay": loop_delay}
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = [case.name for case in CASES] + list(_LIMITS)
-    parser.add_argument("case", nargs="*", help=f"which: {', '.join(names)} (all)")
+    jobs = [job.name for job in JOBS]
+    names = [case.name for case in CASES] + list(_LIMITS) + jobs
+    parser.add_argument("case", nargs="*", help=f"which: {', '.join(names)}, jobs (all)")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each case (5)")
     parser.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
     parser.add_argument("--json", type=Path, help="write the results there")
     parser.add_argument("--dir", type=Path, help="where to make the images (a temporary directory)")
     wish = parser.parse_args()
+    if "jobs" in wish.case:
+        wish.case = [name for name in wish.case if name != "jobs"] + jobs
     unknown = set(wish.case) - set(names)
     if unknown:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
@@ -41,9 +48,21 @@ def main() -> None:
                 row = measure(Path(directory), wish.loop)
                 rows.append(row)
                 print(f"{name:16} {row['text']}", flush=True)
+        rows += _run_jobs(wanted, wish.rounds, Path(directory), wish.loop)
     if wish.json:
         about = {"python": platform.python_version(), "kernel": platform.release()}
         wish.json.write_text(json.dumps({"about": about, "loop": wish.loop, "results": rows}))
+
+
+def _run_jobs(wanted: list[str], rounds: int, folder: Path, loop: str) -> list[dict[str, object]]:
+    jobs = [job for job in JOBS if job.name in wanted]
+    prepare(jobs, folder)
+    rows = []
+    for job in jobs:
+        result = run_job(job, rounds, folder, loop)
+        print(result.line(), flush=True)
+        rows.append(result.as_dict())
+    return rows
 
 
 def _print_ratio(result: Result) -> None:
