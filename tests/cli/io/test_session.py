@@ -59,11 +59,6 @@ def test_many_requests_at_once_all_end_and_hold(image: Path) -> None:
     ]
 
 
-def test_request_goes_on_while_sleeping(image: Path) -> None:
-    said = run(image, "aio_write 0 64k", "sleep 300", "length")
-    assert [line.split()[0] for line in said] == ["wrote", "64", "1"]
-
-
 def test_request_without_flush_ends_before_the_program(image: Path) -> None:
     assert run(image, "length", "aio_write -P 3 0 64k")[1].startswith("wrote 65536")
     assert run(image, "read -qP 3 0 64k") == []
