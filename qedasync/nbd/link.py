@@ -56,6 +56,7 @@ _MAX_REPLY = 64 << 10  # bytes of an answer to an option
 _MAX_REPLIES = 10_000  # to one option
 _MAX_BODY = 8 << 20  # bytes of a chunk that is not data
 _MAX_BLOCK = 32 << 20
+_MAX_SIZE = (1 << 63) - 1  # bytes of an export; past it no offset reaches
 _READ_LIMIT = 1 << 20
 
 Buffer = bytes | bytearray | memoryview
@@ -430,9 +431,7 @@ class _Talk:
         self.writer.write(OPTION_HEADER.pack(OPTION_MAGIC, Option.EXPORT_NAME, len(name)) + name)
         data = await self.reader.readexactly(10 if self.no_zeroes else 134)
         flags = TransmissionFlag(int.from_bytes(data[8:10], "big"))
-        self.facts = ExportFacts(
-            int.from_bytes(data[:8], "big"), flags, block_sizes=(1, 4096, _MAX_BLOCK)
-        )
+        self.facts = ExportFacts(_size(data[:8]), flags, block_sizes=(1, 4096, _MAX_BLOCK))
 
 
 async def open_link(
@@ -509,7 +508,7 @@ def _facts(replies: list[tuple[int, bytes]]) -> ExportFacts:
             continue
         what = int.from_bytes(body[:2], "big")
         if what == InfoType.EXPORT and len(body) == 12:
-            size, flags = int.from_bytes(body[2:10], "big"), int.from_bytes(body[10:], "big")
+            size, flags = _size(body[2:10]), int.from_bytes(body[10:], "big")
         elif what == InfoType.BLOCK_SIZE and len(body) == 14:
             sizes = _sizes(body)
         elif what == InfoType.DESCRIPTION:
@@ -517,6 +516,13 @@ def _facts(replies: list[tuple[int, bytes]]) -> ExportFacts:
     if size is None or flags is None:
         raise _Broken("the server does not say how large the export is")
     return ExportFacts(size, TransmissionFlag(flags), description, sizes)
+
+
+def _size(data: bytes) -> int:
+    size = int.from_bytes(data, "big")
+    if size > _MAX_SIZE:
+        raise _Broken(f"an export of {size} bytes")
+    return size
 
 
 def _sizes(body: bytes) -> tuple[int, int, int]:
