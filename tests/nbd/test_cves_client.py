@@ -163,14 +163,15 @@ async def test_cve_2021_20286_server_leaves_at_any_point_of_the_handshake(tmp_pa
     """libnbd failed an assertion when the server went away in the midst of an option."""
     whole = GREETING + said(11, UNSUP) + said(8, UNSUP)
     whole += b"".join(said(7, *one) for one in export())
-    cut = 0
+    words = b""
 
     async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(whole[:cut])
+        writer.write(words)
         writer.close()
 
     async with await asyncio.start_unix_server(leave, tmp_path / "s"):
         for cut in range(len(whole)):
+            words = whole[:cut]
             await refused(f"nbd+unix:///d?socket={tmp_path / 's'}")
 
 
