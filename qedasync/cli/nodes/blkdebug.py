@@ -3,12 +3,13 @@
 An event makes the rules for it active, in place of those before. What is active answers every
 request that it matches with its error, or one request if it says so.
 
-Events come from two sides. The QED engine says why it touches the file, and QEMU's driver has a
-name for most of that. Requests have events of their own, which QEMU's block layer raises whatever
-lies above: ``pwritev``, ``pwritev_done``, ``flush_to_os`` and their like.
+Events come from three sides. The QED engine says why it touches the file, and QEMU's driver has a
+name for most of that. Writes have events of their own, which QEMU's block layer raises whatever
+lies above: ``pwritev``, ``pwritev_done`` and their like. So have the guest's flushes: see
+:mod:`qedasync.cli.nodes.debugged`.
 
 Differs from QEMU: ``read_backing_aio`` never happens, for the engine reads the backing file without
-a word to the image's own. A flush more than QEMU's is one more ``flush_to_disk``.
+a word to the image's own.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class BlkdebugStorage(qedasync.StorageBase):
         self._breaks: list[tuple[str, str]] = []  # (event, tag)
         self._suspended: dict[str, list[asyncio.Future[None]]] = {}
         self._changed = asyncio.Event()
+        self._dirty = False
         self._activate("none")
 
     @property
@@ -108,8 +110,8 @@ class BlkdebugStorage(qedasync.StorageBase):
 
     # ------------------------------------------------------------------ rules
 
-    async def _happen(self, event: str) -> None:
-        """An event: rules become active, the state changes, requests stop."""
+    async def happen(self, event: str) -> None:
+        """Something has come to an event: rules become active, the state changes, requests stop."""
         state = self._activate(event)
         for one in [one for one in self._breaks if one[0] == event]:
             self._breaks.remove(one)
@@ -156,7 +158,7 @@ class BlkdebugStorage(qedasync.StorageBase):
         self, buffers: Sequence[Any], offset: int, event: Event = Event.READ_AIO
     ) -> None:
         if event in _QEMU_NAMES:
-            await self._happen(_QEMU_NAMES[event])
+            await self.happen(_QEMU_NAMES[event])
         await self._check("read", *self._aligned(offset, sum(map(len, buffers))))
         await self._inner.read_into(buffers, offset, event)
 
@@ -164,21 +166,21 @@ class BlkdebugStorage(qedasync.StorageBase):
         self, buffers: Sequence[Any], offset: int, event: Event = Event.WRITE_AIO
     ) -> None:
         if event in _QEMU_NAMES:
-            await self._happen(_QEMU_NAMES[event])
+            await self.happen(_QEMU_NAMES[event])
         await self._start_write("write", "pwritev", offset, sum(map(len, buffers)))
         await self._inner.write(buffers, offset, event)
-        await self._happen("pwritev_done")
+        await self.happen("pwritev_done")
 
     async def write_zeroes(
         self, offset: int, length: int, event: Event = Event.PWRITEV_ZERO
     ) -> None:
         if self.under_image:
-            await self._happen("write_aio")
+            await self.happen("write_aio")
             await self._start_write("write", "pwritev", offset, length)
         else:
             await self._start_write("write-zeroes", "pwritev_zero", offset, length)
         await self._inner.write_zeroes(offset, length, event)
-        await self._happen("pwritev_done")
+        await self.happen("pwritev_done")
 
     async def _start_write(self, iotype: str, event: str, offset: int, length: int) -> None:
         """What comes before bytes move: what an unaligned write lacks is read first."""
@@ -187,13 +189,14 @@ class BlkdebugStorage(qedasync.StorageBase):
             await self._read_margin("head", start)
         if start + whole > offset + length and (start == offset or whole > self._align):
             await self._read_margin("tail", start + whole - self._align)
-        await self._happen(event)
+        await self.happen(event)
         await self._check(iotype, start, whole)
+        self._dirty = True
 
     async def _read_margin(self, which: str, offset: int) -> None:
-        await self._happen(f"pwritev_rmw_{which}")
+        await self.happen(f"pwritev_rmw_{which}")
         await self._check("read", offset, self._align)
-        await self._happen(f"pwritev_rmw_after_{which}")
+        await self.happen(f"pwritev_rmw_after_{which}")
 
     def _aligned(self, offset: int, length: int) -> tuple[int, int]:
         """(offset, length) of the request that QEMU makes of one."""
@@ -201,12 +204,18 @@ class BlkdebugStorage(qedasync.StorageBase):
         return start, -(-(offset + length) // self._align) * self._align - start
 
     async def flush(self, event: Event = Event.FLUSH_TO_DISK) -> None:
-        await self._happen("flush_to_os")
-        await self._happen("flush_to_disk")
-        await self._check("flush", 0, 0)
-        await self._inner.flush(event)
+        if not self._dirty:
+            return
+        self._dirty = False
+        try:
+            await self._check("flush", 0, 0)
+            await self._inner.flush(event)
+        except BaseException:
+            self._dirty = True
+            raise
 
     async def truncate(self, size: int, event: Event = Event.TRUNCATE) -> None:
+        self._dirty = True
         await self._inner.truncate(size, event)
 
     async def next_data(self, offset: int) -> int:

@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import qedasync
+from qedasync.cli.nodes.disk_filter import DiskFilter
 
 __all__ = ["CopyOnRead"]
 
 
-class CopyOnRead:
-    """A disk around an image; all but the reads are the image's own."""
-
-    def __init__(self, image: Any) -> None:
-        self._image = image
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._image, name)
+class CopyOnRead(DiskFilter):
+    """An image whose reads leave the clusters they touched in it."""
 
     async def pread(self, length: int, offset: int) -> bytearray:
-        """As the image's; and the clusters it touched are the image's own afterwards."""
-        data: bytearray = await self._image.pread(length, offset)
+        data = await super().pread(length, offset)
         await self._keep(offset, length)
         return data
 
-    async def preadv(self, buffers: Iterable[Any], offset: int) -> int:
-        """As :meth:`pread`."""
-        views = list(buffers)
-        length: int = await self._image.preadv(views, offset)
+    async def preadv(self, buffers: Iterable[bytearray | memoryview], offset: int) -> int:
+        length = await super().preadv(list(buffers), offset)
         await self._keep(offset, length)
         return length
 
-    async def readinto(self, buffer: Any, offset: int) -> int:
-        """As :meth:`pread`."""
-        return await self.preadv((buffer,), offset)
-
     async def _keep(self, offset: int, length: int) -> None:
-        size = self._image.cluster_size
+        size = self._disk.cluster_size
         start = offset // size * size
-        end = min(-(-(offset + length) // size) * size, self._image.size)
+        end = min(-(-(offset + length) // size) * size, self._disk.size)
         if start >= end:
             return
-        for run in await self._image.block_status(start, end - start):
-            if run.kind is qedasync.ExtentKind.BACKING:
-                data = await self._image.pread(run.length, run.start)
-                await self._image.pwrite(data, run.start)
+        for run in await self._disk.block_status(start, end - start):
+            if run.kind in (qedasync.ExtentKind.BACKING, qedasync.ExtentKind.UNALLOCATED):
+                data = await self._disk.pread(run.length, run.start)
+                if any(data):
+                    await self._disk.pwrite(data, run.start)
+                else:
+                    await self._disk.write_zeroes(run.length, run.start)

@@ -11,7 +11,10 @@ from qedasync.cli.nodes.values import Options, in_qemus_order
 if TYPE_CHECKING:
     from qedasync.cli.nodes.blkdebug import BlkdebugStorage
 
-__all__ = ["CACHES", "How", "Layer", "filename_of"]
+__all__ = ["CACHES", "FORMATS", "PROTOCOLS", "How", "Layer", "filename_of"]
+
+FORMATS = ("qed", "raw")
+PROTOCOLS = ("file", "host_device", "host_cdrom", "blkdebug", "nbd")
 
 Cache: TypeAlias = Literal["writeback", "writethrough", "unsafe"]
 
@@ -75,6 +78,8 @@ class Layer:
         debug: the blkdebug in the stack, if there is one.
         file: path of the file at the bottom, "" if it is none.
         cluster_size: of an image, here or below.
+        shift: where in the file below a raw node begins.
+        watcher: the blkdebug right below a format.
     """
 
     driver: str
@@ -86,6 +91,17 @@ class Layer:
     debug: BlkdebugStorage | None = None
     file: str = ""
     cluster_size: int | None = None
+    shift: int = 0
+    watcher: BlkdebugStorage | None = None
+
+    @property
+    def exact_protocol(self) -> str:
+        """The plain name, if it is enough to open a format over the node."""
+        return self.exact if self.driver in PROTOCOLS else ""
+
+    def cache(self, how: How) -> Cache:
+        """For the disk; where each flush is watched, it does none by itself."""
+        return "writeback" if self.watcher is not None and how.flushes else how.cache
 
     @property
     def filename(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import qedasync
-from qedasync.cli.common import is_path
+from qedasync.cli.common import beside, is_path
 from qedasync.cli.options import ToolError
 
 __all__ = ["admit", "errno_of", "explain", "policy"]
@@ -83,15 +83,17 @@ def admit(name: str, path: str, image: str, word: str | None) -> None:
         raise qedasync.BackingRefused("", name=name)
 
 
-def explain(error: qedasync.QEDError, name: str) -> str:
-    """An error of the library in the words of QEMU's tools."""
+def explain(error: qedasync.QEDError, name: str, image: str = "") -> str:
+    """An error of the library in the words of QEMU's tools.
+
+    Args:
+        name: of what could not be opened.
+        image: its path, where the name is not that.
+    """
     if isinstance(error, qedasync.BackingRefused):
         return _refusal(error.name)
     if isinstance(error, qedasync.BackingError):
-        cause = error.__cause__
-        why = explain(cause, error.name) if isinstance(cause, qedasync.QEDError) else None
-        why = why or (os.strerror(error.errno) if error.errno else str(error))
-        return f"Could not open backing file: Could not open '{error.name}': {why}"
+        return f"Could not open backing file: {_why_not(error, image or name)}"
     if isinstance(error, qedasync.UnsupportedFeature):
         return f"Unsupported QED features: {error.value:x}"
     if isinstance(error, qedasync.FormatError):
@@ -99,6 +101,17 @@ def explain(error: qedasync.QEDError, name: str) -> str:
     if isinstance(error, qedasync.StorageError):
         return str(error.strerror)
     return str(error)
+
+
+def _why_not(error: qedasync.BackingError, image: str) -> str:
+    cause, path = error.__cause__, beside(image, error.name).removeprefix("file:")
+    if isinstance(cause, qedasync.FormatError):
+        return explain(cause, path)
+    if error.errno == errno.EISDIR:
+        return f"'file' driver requires '{path}' to be a regular file"
+    why = explain(cause, path) if isinstance(cause, qedasync.QEDError) else ""
+    why = why or (os.strerror(error.errno) if error.errno else str(error))
+    return f"Could not open '{path}': {why}"
 
 
 def _refusal(name: str) -> str:

@@ -7,54 +7,27 @@ image whose format is looked for.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import qedasync
 from qedasync.cli.common import beside
-from qedasync.cli.nodes.layer import CACHES, How, Layer
+from qedasync.cli.nodes.formats import open_raw_node, probe, recorded_backing
+from qedasync.cli.nodes.host import open_host, open_nbd
+from qedasync.cli.nodes.layer import CACHES, FORMATS, PROTOCOLS, How, Layer
 from qedasync.cli.nodes.policy import admit, explain, policy
 from qedasync.cli.nodes.spec import parse_json, protocol_of, take_name
-from qedasync.cli.nodes.values import (
-    Options,
-    choice,
-    extract,
-    flag,
-    in_qemus_order,
-    number,
-    size,
-    text,
-)
+from qedasync.cli.nodes.values import Options, choice, extract, flag, refuse_rest, text
 from qedasync.cli.options import ToolError
 
 if TYPE_CHECKING:
     from qedasync.cli.nodes.opening import Access
 
-__all__ = ["FORMATS", "PROTOCOLS", "Stack"]
-
-FORMATS = ("qed", "raw")
-PROTOCOLS = ("file", "host_device", "host_cdrom", "blkdebug", "nbd")
+__all__ = ["Stack"]
 
 _MAX_DEPTH = 64
-
-_FOREIGN = {  # what a file of another format begins with: not to be taken for a raw disk
-    b"QFI\xfb\0\0\0\1": "qcow",
-    b"QFI\xfb": "qcow2",
-    b"KDMV": "vmdk",
-    b"COWD": "vmdk",
-    b"# Disk DescriptorFile": "vmdk",
-    b"conectix": "vpc",
-    b"vhdxfile": "vhdx",
-    b"LUKS\xba\xbe": "luks",
-    b"WithoutFreeSpace": "parallels",
-    b"WithouFreSpacExt": "parallels",
-    b"Bochs Virtual HD Image": "bochs",
-}
-_VDI = (64, b"\x7f\x10\xda\xbe")
 
 
 class Stack:
@@ -128,38 +101,9 @@ class Stack:
         if driver == "blkdebug":
             return await self._open_blkdebug(options, how), how
         if driver == "nbd":
-            return await _open_nbd(options, how), how
-        return await self._open_host(driver, options, how), how
-
-    async def _open_host(self, driver: str, options: Options, how: How) -> Layer:
-        path = text(options.pop("filename", None))
-        if not path:
-            raise ToolError(f"The '{driver}' block driver requires a file name")
-        lock = _take_host(options, how)
-        _refuse_rest(driver, options)
-        _check_kind(driver, path, how)
-        try:
-            storage = await qedasync.open_storage(
-                path, writable=how.writable, direct=how.direct, lock=self._role(how, lock)
-            )
-            taken = os.stat(path).st_blocks * 512
-        except qedasync.ImageLocked as error:
-            raise ToolError(_lock_message(error, path)) from error
-        except (OSError, ValueError) as error:
-            number = getattr(error, "errno", None)
-            reason = os.strerror(number) if number else str(error)
-            raise ToolError(f"Could not open '{path}': {reason}") from error
-        opened = {"driver": driver, "filename": path}
-        return Layer(driver, storage, opened, path, taken, file=path)
-
-    def _role(self, how: How, lock: bool) -> qedasync.LockRole | None:
-        if how.force_share or not lock:
-            return None
-        if how.writable:
-            return qedasync.LockRole.READ_WRITE
-        if self._access.no_backing:
-            return qedasync.LockRole.INFO
-        return qedasync.LockRole.READ_ONLY
+            return await open_nbd(options), how
+        info_only = self._access.no_backing
+        return await open_host(driver, options, how, info_only=info_only), how
 
     async def _open_blkdebug(self, options: Options, how: How) -> Layer:
         from qedasync.cli.nodes.blkdebug import BlkdebugStorage
@@ -171,7 +115,7 @@ class Stack:
         below = await self._child("image", plain, options, how)
         try:
             rules.check_limits()
-            _refuse_rest("blkdebug", options)
+            refuse_rest("blkdebug", options, protocol=True)
         except BaseException:
             await below.storage.close()
             raise
@@ -234,10 +178,13 @@ class Stack:
                     raise ToolError("Must specify either driver or file")
                 raise ToolError('A block device must be specified for "file"')
             opened.push_async_callback(below.storage.close)
-            driver = driver or await _probe(below.storage)
+            below.watcher = below.debug if below.driver == "blkdebug" else None
+            driver = driver or await probe(below.storage)
             how = self._take_generic(options, how)
             if driver == "raw":
-                layer = _raw(below, options)
+                if not self._access.no_backing and _backing_keys(options):
+                    raise ToolError("Driver doesn't support backing files")
+                layer = open_raw_node(below, options)
             else:
                 layer = await self._qed(below, options, how, absent=absent)
             opened.pop_all()
@@ -286,14 +233,14 @@ class Stack:
         reference = None
         if not self._access.no_backing and isinstance(options.get("backing"), str):
             reference = options.pop("backing")
-        _refuse_rest("qed", options)
+        refuse_rest("qed", options, protocol=False)
         path = below.file or below.filename
         backing: Any = policy(self._access.backing)
         opened: Options = {"driver": "qed", "file": below.options}
         absent = absent and not self._access.no_backing
         overridden = bool(own) or absent
-        if below.debug is not None and below.driver == "blkdebug":
-            below.debug.under_image = True
+        if below.watcher is not None:
+            below.watcher.under_image = True
         if absent or self._access.no_backing:
             backing = False
         elif own or isinstance(reference, str):
@@ -305,15 +252,17 @@ class Stack:
             disk = await qedasync.open(
                 path,
                 how.mode,
-                cache=how.cache,
+                cache=below.cache(how),
                 storage=below.storage,
                 lock=not how.force_share,
                 check="auto" if self._access.check else "never",
                 backing=backing,
             )
+        except qedasync.BackingError as error:
+            raise ToolError(explain(error, path)) from error
         except qedasync.StorageError as error:
             raise ToolError(_unreadable(error)) from error
-        exact = below.exact if below.driver in PROTOCOLS and not overridden else ""
+        exact = "" if overridden else below.exact_protocol
         return replace(
             below,
             driver="qed",
@@ -332,7 +281,7 @@ class Stack:
                 raise ToolError(f"Cannot find device='{reference}' nor node-name='{reference}'")
             name = None
             if "file.filename" not in own:
-                name, fmt = await _recorded(below.storage)
+                name, fmt = await recorded_backing(below.storage)
                 if name is not None:
                     path = beside(below.file, name)
                     admit(name, path, below.file, self._access.backing)
@@ -355,66 +304,8 @@ class Stack:
 # --------------------------------------------------------------------- the pieces
 
 
-def _take_host(options: Options, how: How) -> bool:
-    """Take a file's own options; answers whether to lock."""
-    locking = choice(options, "locking", ("auto", "on", "off"), "auto")
-    aio = choice(options, "aio", ("threads", "native", "io_uring"), "threads")
-    number(options, "aio-max-batch", 0)
-    flag(options, "drop-cache", True)
-    flag(options, "x-check-cache-dropped")
-    manager = text(options.pop("pr-manager", None))
-    if aio == "native" and not how.direct:
-        raise ToolError(
-            "aio=native was specified, but it requires cache.direct=on, which was not specified."
-        )
-    if manager is not None:
-        raise ToolError(f"No persistent reservation manager with id '{manager}'")
-    return locking != "off"
-
-
-def _refuse_rest(driver: str, options: Options) -> None:
-    """Raise for an option that nobody knew."""
-    if not options:
-        return
-    key = in_qemus_order(options)[0]
-    if driver in FORMATS:
-        raise ToolError(f"Block format '{driver}' does not support the option '{key}'")
-    raise ToolError(f"Block protocol '{driver}' doesn't support the option '{key}'")
-
-
-def _check_kind(driver: str, path: str, how: How) -> None:
-    """The refusals of a driver that is not for this kind of file."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        return  # for the opening to report
-    if stat.S_ISDIR(mode) and how.writable:
-        return  # likewise: the host opens a directory only for reading
-    if driver == "file" and not stat.S_ISREG(mode):
-        raise ToolError(f"'file' driver requires '{path}' to be a regular file")
-    if driver != "file" and not stat.S_ISBLK(mode) and not stat.S_ISCHR(mode):
-        raise ToolError(
-            f"'{driver}' driver requires '{path}' to be either a character or block device"
-        )
-
-
-def _lock_message(error: qedasync.ImageLocked, path: str) -> str:
-    """QEMU's words, which say what was asked for and not granted."""
-    said = str(error.strerror)
-    if "has locked it" in said:
-        return "Failed to lock byte 100"
-    shared = "" if "forbids this use" in said else "shared "
-    return f'Failed to get {shared}"write" lock Is another process using the image [{path}]?'
-
-
-async def _open_nbd(options: Options, how: How) -> Layer:
-    from qedasync import nbd
-
-    uri = text(options.pop("uri", None)) or ""
-    _refuse_rest("nbd", options)
-    client = await nbd.connect(uri)
-    opened = {"driver": "nbd", "uri": uri}
-    return Layer("nbd", qedasync.DiskStorage(client), opened, client.path.removesuffix("/"), None)
+def _backing_keys(options: Options) -> list[str]:
+    return [key for key in options if key == "backing" or key.startswith("backing.")]
 
 
 def _takes_backing_away(options: Options) -> bool:
@@ -441,54 +332,11 @@ def _take_zeroes(options: Options) -> str:
     return zeroes
 
 
-async def _probe(storage: qedasync.Storage) -> str:
-    """The format by what the file begins with.
-
-    Raises:
-        ToolError: it is one that we do not know: no raw disk, whatever it is.
-    """
-    head = bytearray(512)
-    try:
-        await storage.read_into([head], 0, qedasync.Event.HEADER_LOAD)
-    except qedasync.StorageError as error:
-        raise ToolError(
-            f"Could not read image for determining its format: {error.strerror}"
-        ) from error
-    if head.startswith(b"QED\0"):
-        return "qed"
-    for magic, driver in _FOREIGN.items():
-        if head.startswith(magic):
-            raise ToolError(f"Unknown driver '{driver}'")
-    at, magic = _VDI
-    if head[at : at + len(magic)] == magic:
-        raise ToolError("Unknown driver 'vdi'")
-    return "raw"
-
-
-def _raw(below: Layer, options: Options) -> Layer:
-    given: Options = {key: options[key] for key in ("offset", "size") if key in options}
-    room = below.storage.size
-    offset, length = size(options, "offset", 0), size(options, "size", -1)
-    if offset > room:
-        raise ToolError(
-            f"Offset ({offset}) cannot be greater than size of the containing file ({room})"
-        )
-    if length > room - offset:
-        raise ToolError(
-            f"The sum of offset ({offset}) and size ({length}) has to be smaller or equal to the "
-            f" actual size of the containing file ({room})"
-        )
-    if length % 512 and length >= 0:
-        raise ToolError("Specified size is not multiple of 512")
-    _refuse_rest("raw", options)
-    storage = below.storage
-    if offset or length >= 0:
-        from qedasync.cli.nodes.window import Window
-
-        storage = Window(storage, offset, length if length >= 0 else None)
-    exact = below.exact if below.driver in PROTOCOLS and not given else ""
-    opened = {**given, "driver": "raw", "file": below.options}
-    return replace(below, driver="raw", storage=storage, options=opened, exact=exact, disk=None)
+def _unreadable(error: qedasync.StorageError) -> str:
+    """What QEMU says of an image that cannot be read, by the place."""
+    if error.offset is None:
+        return str(error.strerror)
+    return f"Failed to read {'L1 table' if error.offset else 'QED header'}"
 
 
 async def _as_disk(layer: Layer, how: How) -> Any:
@@ -497,28 +345,24 @@ async def _as_disk(layer: Layer, how: How) -> Any:
     if disk is None:
         try:
             disk = await qedasync.open_raw(
-                layer.file or layer.filename, how.mode, cache=how.cache, storage=layer.storage
+                layer.file or layer.filename,
+                how.mode,
+                cache=layer.cache(how),
+                storage=layer.storage,
             )
         except BaseException:
             await layer.storage.close()
             raise
+    if layer.watcher is not None:
+        from qedasync.cli.nodes.debugged import Debugged
+
+        disk = Debugged(disk, layer.watcher, through=how.write_through, flushes=how.flushes)
+    if layer.shift:
+        from qedasync.cli.nodes.disk_filter import Shifted
+
+        disk = Shifted(disk, layer.shift)
     if how.detect_zeroes and how.writable:
         from qedasync.cli.nodes.zero_detector import ZeroDetector
 
-        return ZeroDetector(disk)
+        disk = ZeroDetector(disk)
     return disk
-
-
-def _unreadable(error: qedasync.StorageError) -> str:
-    """What QEMU says of an image that cannot be read, by the place."""
-    if error.offset is None:
-        return str(error.strerror)
-    return f"Failed to read {'L1 table' if error.offset else 'QED header'}"
-
-
-async def _recorded(storage: qedasync.Storage) -> tuple[str | None, str | None]:
-    """The backing file's name and format that the image in a storage has recorded."""
-    from qedasync.cli.nodes.window import Borrowed
-
-    async with qedasync.open("", storage=Borrowed(storage), backing=False) as image:
-        return image.backing_file, image.backing_format

@@ -16,6 +16,7 @@ __all__ = [
     "in_qemus_order",
     "nested",
     "number",
+    "refuse_rest",
     "size",
     "text",
 ]
@@ -151,6 +152,16 @@ def size(options: Options, key: str, default: int) -> int:
     if value >= 1 << 64:
         raise ToolError(f"Value '{word}' is out of range for parameter '{key}'")
     return value
+
+
+def refuse_rest(driver: str, options: Options, *, protocol: bool) -> None:
+    """Raise for an option that nobody has taken."""
+    if not options:
+        return
+    key = in_qemus_order(options)[0]
+    if protocol:
+        raise ToolError(f"Block protocol '{driver}' doesn't support the option '{key}'")
+    raise ToolError(f"Block format '{driver}' does not support the option '{key}'")
 
 
 _BUCKETS = 512
