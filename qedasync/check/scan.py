@@ -10,7 +10,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import repeat
 from operator import add, ne
 
@@ -18,6 +17,7 @@ from qedasync.check.lanes import Judge, as_bytes, as_lanes, count_breaks, indice
 from qedasync.check.marks import Flags, Marks
 from qedasync.events import Event
 from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, SLICE_ENTRIES, Geometry
+from qedasync.format.pattern import RunPattern
 from qedasync.format.table import SECTOR_ENTRIES, pack_entries, sector_span, unpack_entries
 from qedasync.storage.base import Write
 
@@ -68,58 +68,6 @@ def sector_writes(
     return writes
 
 
-@lru_cache(maxsize=4)
-def _first_block(cluster_bits: int, block_bits: int) -> bytes:
-    """The entries of the clusters from 0 to ``1 << block_bits``, as on disk."""
-    return pack_entries(array("Q", range(0, 1 << (cluster_bits + block_bits), 1 << cluster_bits)))
-
-
-class _Runs:
-    """Knows what a run of clusters looks like in a table.
-
-    The entries of an aligned block of clusters differ from those of another in their high bytes
-    only, so a block is made from the one before by setting a byte or two in all of its entries.
-    """
-
-    def __init__(self, cluster_bits: int) -> None:
-        self._cluster_bits = cluster_bits
-        self._block_bits = 9 + -(cluster_bits + 9) % 8  # a block ends between two bytes
-        self._block: bytearray | None = None
-        self._number = 0
-
-    def is_run(self, raw: bytes | memoryview, first: int) -> bool:
-        """Whether ``raw`` is the entries of clusters that follow each other from ``first`` on."""
-        view, n_entries = memoryview(raw), 1 << self._block_bits
-        cluster = first >> self._cluster_bits
-        at = 0
-        while at < len(view):
-            block = self._block_of(cluster >> self._block_bits)
-            inside = cluster & (n_entries - 1)
-            n = min(n_entries - inside, (len(view) - at) // ENTRY_BYTES)
-            part = view[at : at + n * ENTRY_BYTES]
-            # A bytearray on the left compares as fast as memory does, a memoryview does not.
-            if block[inside * ENTRY_BYTES : (inside + n) * ENTRY_BYTES] != part:
-                return False
-            cluster += n
-            at += n * ENTRY_BYTES
-        return True
-
-    def _block_of(self, number: int) -> bytearray:
-        if self._block is None:
-            self._block = bytearray(_first_block(self._cluster_bits, self._block_bits))
-        byte = (self._cluster_bits + self._block_bits) // 8
-        changed = number ^ self._number
-        high = number
-        while changed:
-            if changed & 0xFF:
-                self._block[byte::ENTRY_BYTES] = bytes((high & 0xFF,)) * (1 << self._block_bits)
-            changed >>= 8
-            high >>= 8
-            byte += 1
-        self._number = number
-        return self._block
-
-
 class Scanner:
     """Scans slices and marks the clusters that they name.
 
@@ -138,7 +86,7 @@ class Scanner:
         self._geometry = geometry
         self._marks = marks
         self._judge: Judge | None = None
-        self._runs = _Runs(geometry.cluster_bits)
+        self._runs = RunPattern(geometry.cluster_bits)
         self._expected = 0
 
     def start_table(self) -> None:

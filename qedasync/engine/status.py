@@ -121,7 +121,8 @@ class Mapper:
                 break
             first = (pos >> geometry.cluster_bits) & (SLICE_ENTRIES - 1)
             last = first + geometry.bytes_to_clusters((pos & geometry.cluster_mask) + end - pos)
-            more = slice_runs(entries, first, min(last, SLICE_ENTRIES), size)
+            end_index = min(last, SLICE_ENTRIES)
+            more = slice_runs(entries, first, end_index, size, self._tables.pattern)
             free = next((i for i, (entry, _) in enumerate(more) if entry == 0), None)
             add_runs(runs, more[:free], size)
             if free is not None:

@@ -22,12 +22,12 @@ from qedasync.engine.stats import Stats
 from qedasync.engine.tasks import TaskOwner
 from qedasync.errors import CorruptTable
 from qedasync.events import Event
-from qedasync.format.cluster import ClusterKind, Lookup, NeedSlice, lookup
+from qedasync.format.cluster import ClusterKind, Lookup, NeedSlice, is_one_run, lookup
 from qedasync.format.geometry import SLICE_BYTES, SLICE_ENTRIES, Geometry
+from qedasync.format.pattern import RunPattern
 from qedasync.format.table import (
     SECTOR_ENTRIES,
     from_disk_order,
-    is_one_run,
     pack_entries,
     slice_is_sound,
     unpack_entries,
@@ -79,6 +79,7 @@ class Tables:
     Attributes:
         l1: the entries in use, as on disk (see :func:`load_l1`).
         cache: the slices.
+        pattern: of runs of clusters.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Tables:
         self.geometry = geometry
         self.l1 = l1
         self.cache = cache
+        self.pattern = RunPattern(geometry.cluster_bits)
         self._storage = storage
         self._allocator = allocator
         self._tasks = tasks
@@ -277,7 +279,7 @@ class Tables:
 
     def _is_sound(self, raw: bytes, entries: array[int], end_of_file: int) -> bool:
         """As :func:`slice_is_sound`; of one run, the ends tell."""
-        if entries[0] > 1 and is_one_run(entries, self.geometry.cluster_size):
+        if entries[0] > 1 and is_one_run(entries, self.geometry.cluster_size, self.pattern):
             first, last, l1 = entries[0], entries[-1], self.geometry.l1_table_offset
             return (
                 self.geometry.check_cluster_offset(first, end_of_file)

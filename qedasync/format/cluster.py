@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from qedasync.errors import CorruptTable
 from qedasync.format.geometry import SLICE_ENTRIES, Geometry
-from qedasync.format.table import is_one_run
+from qedasync.format.pattern import RunPattern
+from qedasync.format.table import pack_entries
 
 __all__ = [
     "lookup",
@@ -21,6 +22,7 @@ __all__ = [
     "NeedSlice",
     "ClusterKind",
     "count_contiguous_clusters",
+    "is_one_run",
     "slice_runs",
     "add_runs",
 ]
@@ -90,16 +92,29 @@ def count_contiguous_clusters(entries: Sequence[int], index: int, n: int, cluste
     return end - index
 
 
+def is_one_run(entries: array[int], cluster_size: int, pattern: RunPattern) -> bool:
+    """Whether all entries, at least one, are 0, or 1, or each one cluster past the one before."""
+    head, n = entries[0], len(entries)
+    if head <= 1:
+        return entries.count(head) == n
+    if head % cluster_size or entries[-1] != head + (n - 1) * cluster_size:
+        return False
+    return pattern.is_run(pack_entries(entries), head)
+
+
 def slice_runs(
-    entries: array[int], first: int, end: int, cluster_size: int
+    entries: array[int], first: int, end: int, cluster_size: int, pattern: RunPattern
 ) -> list[tuple[int, int]]:
     """All runs of the entries ``[first, end)`` of a slice, as in :func:`count_contiguous_clusters`.
+
+    Args:
+        pattern: of runs of such clusters.
 
     Returns:
         for each run its first entry and how many there are.
     """
     part = entries[first:end]
-    if len(part) == SLICE_ENTRIES and is_one_run(part, cluster_size):
+    if is_one_run(part, cluster_size, pattern):
         return [(part[0], len(part))]
     runs = []
     begin, head, expected = 0, part[0], part[0]

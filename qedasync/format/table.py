@@ -20,7 +20,6 @@ __all__ = [
     "sector_span",
     "zero_slice",
     "slice_is_sound",
-    "is_one_run",
     "SECTOR_ENTRIES",
 ]
 
@@ -107,28 +106,6 @@ def _at_least(n_entries: int, limit: int) -> int:
 
 def _repeat(n_entries: int, value: int) -> int:
     return int.from_bytes(value.to_bytes(ENTRY_BYTES, "little") * n_entries, "little")
-
-
-def is_one_run(entries: array[int], step: int) -> bool:
-    """Whether all entries, at least one, are 0, or 1, or each ``step`` more than the one before."""
-    head, n = entries[0], len(entries)
-    if head <= 1:
-        return entries.count(head) == n
-    if entries[-1] != head + (n - 1) * step or entries[-1] >= _TOP:
-        return False
-    return head * _repeat_one(n) + _ramp(n, step) == int.from_bytes(
-        entries.tobytes(), sys.byteorder
-    )
-
-
-@lru_cache(maxsize=8)
-def _repeat_one(n: int) -> int:
-    return _repeat(n, 1)
-
-
-@lru_cache(maxsize=8)
-def _ramp(n: int, step: int) -> int:
-    return int.from_bytes(array("Q", range(0, n * step, step)).tobytes(), sys.byteorder)
 
 
 def slice_is_sound(

@@ -16,10 +16,12 @@ from qedasync.format.cluster import (
     NeedSlice,
     add_runs,
     count_contiguous_clusters,
+    is_one_run,
     lookup,
     slice_runs,
 )
 from qedasync.format.geometry import SLICE_ENTRIES, Geometry
+from qedasync.format.pattern import RunPattern
 from qedasync.format.table import zero_slice
 
 CS = 4096
@@ -28,6 +30,7 @@ TABLE = 3 * CS
 END = 2000 * CS
 SPAN = 1024 * CS  # of one L2 table
 FOUND, ZERO, L2, L1 = ClusterKind
+PATTERN = RunPattern(12)
 
 
 def slice_of(entries: dict[int, int]) -> array[int]:
@@ -344,7 +347,7 @@ def test_slice_runs_are_those_that_lookups_find(
         count = count_contiguous_clusters(entries, index, end - index, CS)
         expected.append((entries[index], count))
         index += count
-    assert slice_runs(entries, first, end, CS) == expected
+    assert slice_runs(entries, first, end, CS, PATTERN) == expected
 
 
 @pytest.mark.parametrize(
@@ -364,3 +367,23 @@ def test_add_runs_joins_what_goes_on(
     runs = [*before]
     add_runs(runs, after, CS)
     assert runs == expected
+
+
+@pytest.mark.parametrize("n", [1, 2, 511, 512])
+@pytest.mark.parametrize("head", [0, 1, 7 * CS, 250 * CS, 65000 * CS, (1 << 63) - 1024 * CS])
+def test_one_run_is_one_until_an_entry_changes(n: int, head: int) -> None:
+    step = CS if head > 1 else 0
+    entries = array("Q", (head + i * step for i in range(n)))
+    assert is_one_run(entries, CS, PATTERN)
+    for index in range(1, n, 85):
+        for value in (0, 1, entries[index] + 2 * CS):
+            changed = array("Q", entries)
+            changed[index] = value
+            assert is_one_run(changed, CS, PATTERN) == (changed == entries)
+
+
+def test_one_run_of_carries_between_entries_is_none() -> None:
+    # As one number, 2**64 too much in one lane is 1 too much in the next.
+    entries = array("Q", (CS * (i + 5) for i in range(512)))
+    entries[3] = entries[-1] = (1 << 64) - CS
+    assert not is_one_run(entries, CS, PATTERN)

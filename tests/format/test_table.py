@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from qedasync.format.geometry import SLICE_ENTRIES, Geometry
 from qedasync.format.table import (
     SECTOR_ENTRIES,
-    is_one_run,
     pack_entries,
     sector_span,
     slice_is_sound,
@@ -211,23 +210,3 @@ def test_slice_is_as_sound_as_its_entries(case: tuple[Geometry, int, list[int]])
     expected = all(n <= 1 or geometry.check_cluster_offset(n, end) for n in entries)
     assert slice_is_sound(pack_entries(array("Q", entries)), geometry, end) is expected
     assert sound(entries, geometry, end) is expected
-
-
-@pytest.mark.parametrize("n", [1, 2, 511, 512])
-@pytest.mark.parametrize("head", [0, 1, 7 * CS, (1 << 63) - 1024 * CS])
-def test_one_run_is_one_until_an_entry_changes(n: int, head: int) -> None:
-    step = CS if head > 1 else 0
-    entries = array("Q", (head + i * step for i in range(n)))
-    assert is_one_run(entries, CS)
-    for index in range(1, n, 85):
-        for value in (0, 1, entries[index] + 2 * CS):
-            changed = array("Q", entries)
-            changed[index] = value
-            assert is_one_run(changed, CS) == (changed == entries)
-
-
-def test_one_run_of_carries_between_entries_is_none() -> None:
-    # As one number, 2**64 too much in one lane is 1 too much in the next.
-    entries = array("Q", (CS * (i + 5) for i in range(512)))
-    entries[3] = entries[-1] = (1 << 64) - CS
-    assert not is_one_run(entries, CS)
