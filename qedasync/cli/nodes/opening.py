@@ -122,10 +122,8 @@ async def open_node(
 
 
 def _given(name: str, access: Access) -> Options:
-    """The options that the name is, with the warnings they deserve."""
-
-    # Differs from QEMU: no warning of words that it will not take one day; one line is an error.
-    options, _ = parse_image_opts(name)
+    """The options that the name is."""
+    options = parse_image_opts(name)
     if access.force_share and text(options.get("force-share", "on")) not in ("on", "yes", "true"):
         raise ToolError("--force-share/-U conflicts with image options")
     return options

@@ -16,6 +16,7 @@ import os
 import re
 from dataclasses import dataclass, field
 
+from qedasync.cli.nodes.spec import check_id
 from qedasync.cli.nodes.values import (
     Options,
     choice,
@@ -221,7 +222,7 @@ def _take_event(values: Options) -> str:
     return event
 
 
-_GROUP = re.compile(r'\[\s*([^\s"\]]+)(?:\s+"[^"]*")?\s*\]')
+_GROUP = re.compile(r'\[\s*([^\s"\]]+)(?:\s+"([^"]*)")?\s*\]')
 _LINE = re.compile(r'\s*(\S+)(?:\s*=\s*"([^"]*)")?')
 
 
@@ -239,17 +240,24 @@ def read_config(path: str) -> list[tuple[str, Options]]:
         reason = os.strerror(number_)
         raise ToolError(f"Could not read blkdebug config file: {reason}") from error
     groups: list[tuple[str, Options]] = []
+    ids: set[tuple[str, str]] = set()
     for line in lines:
         if line and not line.startswith("#"):
-            _read_line(line, groups)
+            _read_line(line, groups, ids)
     return groups
 
 
-def _read_line(line: str, groups: list[tuple[str, Options]]) -> None:
+def _read_line(line: str, groups: list[tuple[str, Options]], ids: set[tuple[str, str]]) -> None:
     if found := _GROUP.match(line):
-        if found[1] not in _KEYS:
-            raise ToolError(f"There is no option group '{found[1]}'")
-        groups.append((found[1], {}))
+        group, name = found.groups()
+        if group not in _KEYS:
+            raise ToolError(f"There is no option group '{group}'")
+        if name is not None:
+            check_id(name)
+            if (group, name) in ids:
+                raise ToolError(f"Duplicate ID '{name}' for {group}")
+            ids.add((group, name))
+        groups.append((group, {}))
     elif not groups:
         raise ToolError("no group defined")
     elif found := _LINE.match(line):

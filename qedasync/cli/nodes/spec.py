@@ -14,7 +14,7 @@ from typing import Any
 from qedasync.cli.nodes.values import Options, flatten
 from qedasync.cli.options import ToolError
 
-__all__ = ["parse_image_opts", "parse_json", "protocol_of", "take_name"]
+__all__ = ["check_id", "parse_image_opts", "parse_json", "protocol_of", "take_name"]
 
 _PREFIXES = {
     "file": "file",
@@ -42,16 +42,18 @@ def parse_json(name: str) -> Options:
     return dict(flatten(value))
 
 
-def parse_image_opts(text: str) -> tuple[Options, list[str]]:
-    """The options of ``key=value,...``, and warnings; a comma in a value is written twice.
+def parse_image_opts(text: str) -> Options:
+    """The options of ``key=value,...``; a comma in a value is written twice.
 
     What comes first may be a value alone, that of ``file``.
+
+    Differs from QEMU: no warning of flags without a value, which it will not take one day; one line
+    on stderr is an error.
 
     Raises:
         ToolError: an option cannot be one.
     """
     options: Options = {}
-    warnings = []
     at = 0
     while at < len(text):
         found = re.compile(r"[^=,]*").match(text, at)
@@ -63,14 +65,11 @@ def parse_image_opts(text: str) -> tuple[Options, list[str]]:
             key = "file"
             value, at = _value(text, at)
         else:
-            word, at = key, end + 1
+            at = end + 1
             key, value = (key[2:], "off") if key.startswith("no") else (key, "on")
-            warnings.append(
-                f"short-form boolean option '{word}' deprecated\nPlease use {key}={value} instead"
-            )
         options[key] = value
-    _check_id(options.get("id", "x"))
-    return options, warnings
+    check_id(options.get("id", "x"))
+    return options
 
 
 def _value(text: str, at: int) -> tuple[str, int]:
@@ -80,7 +79,8 @@ def _value(text: str, at: int) -> tuple[str, int]:
     return found[0].replace(",,", ","), found.end() + 1
 
 
-def _check_id(word: str) -> None:
+def check_id(word: str) -> None:
+    """Raise ToolError for what cannot name a group of options."""
     if not re.fullmatch(r"[a-zA-Z][-a-zA-Z0-9._]*", word):
         raise ToolError("Parameter 'id' expects an identifier")
 

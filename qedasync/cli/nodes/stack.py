@@ -312,10 +312,7 @@ def _takes_backing_away(options: Options) -> bool:
     """Whether the options leave the image without a backing file; that one is taken."""
     if options.get("backing", False) not in (None, ""):
         return False
-    if options.pop("backing") == "":
-        from qedasync.cli.run import say
-
-        say('warning: Use of "backing": "" is deprecated; use "backing": null instead')
+    del options["backing"]
     return True
 
 
