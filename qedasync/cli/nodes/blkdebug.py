@@ -185,18 +185,26 @@ class BlkdebugStorage(qedasync.StorageBase):
     async def _start_write(self, iotype: str, event: str, offset: int, length: int) -> None:
         """What comes before bytes move: what an unaligned write lacks is read first."""
         start, whole = self._aligned(offset, length)
-        if start < offset:
-            await self._read_margin("head", start)
-        if start + whole > offset + length and (start == offset or whole > self._align):
-            await self._read_margin("tail", start + whole - self._align)
+        head = ["head"] if start < offset else []
+        tail = ["tail"] if start + whole > offset + length else []
+        if whole == self._align:
+            await self._read_margins(head + tail, start)
+        else:
+            await self._read_margins(head, start)
+            await self._read_margins(tail, start + whole - self._align)
         await self.happen(event)
         await self._check(iotype, start, whole)
         self._dirty = True
 
-    async def _read_margin(self, which: str, offset: int) -> None:
-        await self.happen(f"pwritev_rmw_{which}")
+    async def _read_margins(self, sides: list[str], offset: int) -> None:
+        """A block of which the request covers a part is read, once for both its ends."""
+        if not sides:
+            return
+        for side in sides:
+            await self.happen(f"pwritev_rmw_{side}")
         await self._check("read", offset, self._align)
-        await self.happen(f"pwritev_rmw_after_{which}")
+        for side in sides:
+            await self.happen(f"pwritev_rmw_after_{side}")
 
     def _aligned(self, offset: int, length: int) -> tuple[int, int]:
         """(offset, length) of the request that QEMU makes of one."""
