@@ -696,9 +696,9 @@ class Engine:
                 try:
                     yield bulk
                 except BaseException:
-                    await bulk.give_up()
+                    await self.tasks.run(bulk.give_up(), "bulk")
                     raise
-                await bulk.finish(self.sync)
+                await self.tasks.run(bulk.finish(self.sync), "bulk")
             except BaseException as error:
                 if bulk.in_doubt:
                     self.fail(error)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,11 +15,11 @@ from qedasync.jobs.crew import Crew
 from qedasync.jobs.lending import lent
 from qedasync.jobs.pairs import Pair, Pairs
 from qedasync.jobs.probing import Format, opened
+from qedasync.jobs.runs import runs_from
 
 __all__ = ["CompareResult", "compare"]
 
 _PIECE = 256 << 10  # two of them fit in a processor's cache
-_MAP_STEP = 1 << 30
 _SECTOR = 512
 _BATCH = 4096  # pieces that are gathered for the threads
 
@@ -126,7 +126,10 @@ class _Comparison:
         """Where and how the first bytes of both differ, as many as the shorter one has."""
         async with AsyncExitStack() as stack:
             files = (await lent(stack, self._disks[0]), await lent(stack, self._disks[1]))
-            maps = [_Map(self._disks[which], which, 0, self._common) for which in (0, 1)]
+            maps = [
+                await stack.enter_async_context(aclosing(_Map(self._disks[which], which, 0)))
+                for which in (0, 1)
+            ]
             pairs = Pairs(files[0], files[1], _PIECE)
             crew = stack.enter_context(Crew(pairs.compare, self._tasks))
             batch: list[Pair] = []
@@ -134,30 +137,31 @@ class _Comparison:
             while pos < self._common:
                 runs = (await maps[0].at(pos), await maps[1].at(pos))
                 stop = min(runs[0].end, runs[1].end, self._common)
-                more = pairs.cut(pos, stop, runs)
-                if more is None or self._differs_at_sight(runs) or len(batch) >= _BATCH:
+                if self._differs_at_sight(runs) or not pairs.can_read(runs):
                     different = await self._work_off(crew, batch)
-                    batch = []
+                    if different is None:
+                        different = await self._range(pos, stop, runs)
                     if different is not None:
                         return different
-                if more is None or self._differs_at_sight(runs):
-                    different = await self._range(pos, stop, runs)
-                    if different is not None:
-                        return different
-                else:
-                    batch += more
+                for pair in pairs.cut(pos, stop, runs):
+                    batch.append(pair)
+                    if len(batch) >= _BATCH:
+                        different = await self._work_off(crew, batch)
+                        if different is not None:
+                            return different
                 pos = stop
             return await self._work_off(crew, batch)
 
     async def _work_off(self, crew: Crew[Pair], batch: list[Pair]) -> _Different | None:
         """Compare what has been gathered; what is unequal or unreadable is looked at again."""
-        if not batch:
+        pairs, batch[:] = [*batch], []
+        if not pairs:
             return None
 
         def tick(left: int) -> None:
-            self._tell(batch[len(batch) - left - 1].start if left < len(batch) else batch[0].start)
+            self._tell(pairs[len(pairs) - left - 1].start if left < len(pairs) else pairs[0].start)
 
-        for pair in sorted(await crew.do(batch, tick), key=lambda pair: pair.start):
+        for pair in sorted(await crew.do(pairs, tick), key=lambda pair: pair.start):
             different = await self._range(pair.start, pair.start + pair.length, pair.runs)
             if different is not None:
                 return different
@@ -190,18 +194,17 @@ class _Comparison:
     async def _rest(self) -> int | None:
         """Where the longer one has something that is not zero, behind the end of the other."""
         which = 0 if self._disks[0].size > self._common else 1
-        rest = _Map(self._disks[which], which, self._common, self._total)
         pos = self._common
-        while pos < self._total:
-            run = await rest.at(pos)
-            if not run.zero:
-                for start in range(pos, run.end, _PIECE):
+        async with aclosing(_Map(self._disks[which], which, self._common)) as rest:
+            while pos < self._total:
+                run = await rest.at(pos)
+                for start in range(pos, run.end, _PIECE) if not run.zero else ():
                     data = await self._read(which, min(_PIECE, run.end - start), start)
                     at = _difference(data, None)
                     if at is not None:
                         return start + at
                     self._tell(start + len(data))
-            pos = run.end
+                pos = run.end
         return None
 
     async def _read(self, which: int, length: int, offset: int) -> bytearray:
@@ -219,28 +222,26 @@ class _Comparison:
 
 
 class _Map:
-    """The runs of one disk, asked for one after the other."""
+    """The runs of one disk, asked for one after the other; close it."""
 
-    def __init__(self, disk: Disk, which: int, start: int, stop: int) -> None:
+    def __init__(self, disk: Disk, which: int, start: int) -> None:
         self._which = which
-        self._runs = self._all(disk, start, stop)
+        self._pos = start
+        self._runs = runs_from(disk, start)
         self._run: Extent | None = None
-
-    async def _all(self, disk: Disk, pos: int, stop: int) -> AsyncIterator[Extent]:
-        while pos < stop:
-            try:
-                runs = await disk.block_status(pos, min(_MAP_STEP, stop - pos))
-            except QEDError as error:
-                raise Unreadable(self._which, pos, True, error) from error
-            for run in runs:
-                yield run
-            pos = runs[-1].end
 
     async def at(self, pos: int) -> Extent:
         """The run that holds ``pos``, which never goes back."""
         while self._run is None or self._run.end <= pos:
-            self._run = await anext(self._runs)
+            try:
+                self._run = await anext(self._runs)
+            except QEDError as error:
+                raise Unreadable(self._which, self._pos, True, error) from error
+            self._pos = self._run.end
         return self._run
+
+    async def aclose(self) -> None:
+        await self._runs.aclose()
 
 
 def _difference(one: bytearray | None, two: bytearray | None) -> int | None:

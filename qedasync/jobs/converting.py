@@ -143,12 +143,10 @@ async def new_file(
             part, size, format, cluster_size, table_size, backing_file, backing_format,
             backing_unchecked, durable,
         )  # fmt: skip
-        try:
+        async with disk:
             yield disk
             if durable:
                 await disk.flush()
-        finally:
-            await disk.close()
         await in_thread(partial(_give_name, part, final, durable))
     except BaseException:
         with suppress(OSError):

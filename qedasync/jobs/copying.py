@@ -8,7 +8,8 @@ without a jump.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from qedasync import Disk, Extent, ExtentKind, QEDError
@@ -17,12 +18,12 @@ from qedasync.jobs import zeroes
 from qedasync.jobs.buffers import new_buffer
 from qedasync.jobs.grid import on_grid
 from qedasync.jobs.pump import pump
+from qedasync.jobs.runs import runs_from, salvaged_runs
 
 __all__ = ["CopyResult", "copy"]
 
 _PIECE = 1 << 20  # bytes read at once
-_ZERO_PIECE = 1 << 30  # bytes zeroed at once
-_MAP_STEP = 1 << 30  # bytes whose status is asked for at once
+_ZERO_PIECE = 1 << 40  # bytes zeroed at once
 _SECTOR = 512
 
 Progress = Callable[[int, int], None]
@@ -132,13 +133,14 @@ class _Copy:
         await self._begin()
         try:
             async with asyncio.TaskGroup() as group:
-                async for piece in self._pieces():
-                    if piece.zero:
-                        await self._zero(piece.start, piece.length)
-                        continue
-                    await slots.acquire()
-                    mine, self._turn = self._turn, asyncio.Event()
-                    group.create_task(self._move(piece, slots, mine, self._turn))
+                async with aclosing(self._pieces()) as pieces:
+                    async for piece in pieces:
+                        if piece.zero:
+                            await self._zero(piece.start, piece.length)
+                            continue
+                        await slots.acquire()
+                        mine, self._turn = self._turn, asyncio.Event()
+                        group.create_task(self._move(piece, slots, mine, self._turn))
         except* QEDError as failed:
             raise _first(failed) from None
         return self.result
@@ -159,38 +161,31 @@ class _Copy:
         )
         self.result.skipped = self._done - self.result.copied
 
-    async def _pieces(self) -> AsyncIterator[Extent]:
+    async def _pieces(self) -> AsyncGenerator[Extent, None]:
         """The source's runs, cut into pieces; what the target has already is counted only."""
-        pos = self._done
-        while pos < self._total:
-            runs = await self._status(pos, min(_MAP_STEP, self._total - pos))
-            for run in runs:
+        async with aclosing(self._runs(self._done)) as runs:
+            async for run in runs:
                 if self._is_there(run):
                     self.result.skipped += run.length
                     self._advance(run.length)
                     continue
                 for piece in self._cut(run):
                     yield piece
-            pos = runs[-1].end
 
-    async def _status(self, pos: int, length: int) -> list[Extent]:
-        try:
-            runs = await self.source.block_status(pos, length)
-        except QEDError:
-            if not self._salvage:
-                raise
-            # Whatever can be read of it, will be.
-            return [Extent(pos, length, ExtentKind.DATA, zero=False)]
+    async def _runs(self, start: int) -> AsyncGenerator[Extent, None]:
+        find = salvaged_runs if self._salvage else runs_from
+        runs = find(self.source, start)
         if self._top_only:
-            return on_grid(runs, getattr(self.target, "cluster_size", _SECTOR), self._total)
-        return runs
+            runs = on_grid(runs, getattr(self.target, "cluster_size", _SECTOR), self._total)
+        async for run in runs:
+            yield run
 
     def _is_there(self, run: Extent) -> bool:
         if self._top_only:
             return run.kind is ExtentKind.BACKING
         return run.zero and self._target_is_zero and self._min_zero > 0
 
-    def _cut(self, run: Extent) -> list[Extent]:
+    def _cut(self, run: Extent) -> Iterator[Extent]:
         """The run in pieces; if nothing is to be left out, zeroes are data."""
         if not self._min_zero:
             run = replace(run, zero=False)
@@ -266,17 +261,13 @@ class _Copy:
             self.progress(done, self._total)
 
 
-def _cut(run: Extent, size: int) -> list[Extent]:
+def _cut(run: Extent, size: int) -> Iterator[Extent]:
     """The run in pieces that end at multiples of ``size``."""
-    if run.length <= size and run.start % size + run.length <= size:
-        return [run]
-    pieces = []
     pos = run.start
     while pos < run.end:
         stop = min((pos // size + 1) * size, run.end)
-        pieces.append(Extent(pos, stop - pos, run.kind, zero=run.zero))
+        yield Extent(pos, stop - pos, run.kind, zero=run.zero)
         pos = stop
-    return pieces
 
 
 def _first(failed: BaseExceptionGroup[QEDError]) -> QEDError:

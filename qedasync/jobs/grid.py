@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from qedasync import Extent, ExtentKind
 
 __all__ = ["on_grid"]
 
 
-def on_grid(runs: Iterable[Extent], size: int, total: int) -> list[Extent]:
+async def on_grid(
+    runs: AsyncIterator[Extent], size: int, total: int
+) -> AsyncGenerator[Extent, None]:
     """The runs as whole clusters that are data, zeroes, or left to the backing file.
 
     A cluster of several kinds is data: the source is read there, its backing file included.
@@ -20,17 +22,23 @@ def on_grid(runs: Iterable[Extent], size: int, total: int) -> list[Extent]:
         total: size of the source.
     """
     spans: list[tuple[int, int, ExtentKind]] = []
-    for run in runs:
+    async for run in runs:
         kind = _kind(run)
         first, last = run.start - run.start % size, run.end - run.end % size
         inner, after = -(-run.start // size) * size, -(-run.end // size) * size
         for start, end in ((first, inner), (inner, last), (last, after)):
             if start < end:
                 _add(spans, start, end, kind)
-    return [
-        Extent(start, min(end, total) - start, kind, zero=kind is not ExtentKind.DATA)
-        for start, end, kind in spans
-    ]
+        for span in spans[:-1]:  # the last one may still change
+            yield _extent(span, total)
+        del spans[:-1]
+    for span in spans:
+        yield _extent(span, total)
+
+
+def _extent(span: tuple[int, int, ExtentKind], total: int) -> Extent:
+    start, end, kind = span
+    return Extent(start, min(end, total) - start, kind, zero=kind is not ExtentKind.DATA)
 
 
 def _kind(run: Extent) -> ExtentKind:

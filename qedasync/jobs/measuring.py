@@ -10,10 +10,9 @@ from typing import Literal
 from qedasync import Disk, parse_size
 from qedasync.errors import RequestError
 from qedasync.jobs.probing import Format, opened
+from qedasync.jobs.runs import runs_from
 
 __all__ = ["Measurement", "measure"]
-
-_MAP_STEP = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +83,15 @@ async def _used(disk: Disk, cluster: int, table_size: int) -> tuple[int, int]:
     per_table = table_size * cluster // 8 * cluster
     clusters = tables = 0
     last_cluster = last_table = -1
-    pos = 0
-    while pos < disk.size:
-        runs = await disk.block_status(pos, min(_MAP_STEP, disk.size - pos))
-        for run in runs:
-            if run.zero:
-                continue
-            first, last = run.start // cluster, (run.end - 1) // cluster
-            clusters += last - max(first, last_cluster + 1) + 1
-            last_cluster = last
-            first, last = run.start // per_table, (run.end - 1) // per_table
-            tables += last - max(first, last_table + 1) + 1
-            last_table = last
-        pos = runs[-1].end
+    async for run in runs_from(disk, 0):
+        if run.zero:
+            continue
+        first, last = run.start // cluster, (run.end - 1) // cluster
+        clusters += last - max(first, last_cluster + 1) + 1
+        last_cluster = last
+        first, last = run.start // per_table, (run.end - 1) // per_table
+        tables += last - max(first, last_table + 1) + 1
+        last_table = last
     return clusters, tables
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qedasync import Extent
@@ -39,16 +40,19 @@ class Pairs:
         self._buffers: list[tuple[bytearray, bytearray]] = []
         self._zeroes = bytes(size)
 
-    def cut(self, start: int, end: int, runs: tuple[Extent, Extent]) -> list[Pair] | None:
-        """A run of both disks in pieces; None if one of them has to be read by other means."""
-        for file, run in zip(self._files, runs, strict=True):
-            if not run.zero and (file is None or not is_direct(run)):
-                return None
-        if runs[0].zero and runs[1].zero:
-            return []
-        return [
-            Pair(pos, min(self._size, end - pos), runs) for pos in range(start, end, self._size)
-        ]
+    def can_read(self, runs: tuple[Extent, Extent]) -> bool:
+        """Whether what both disks have there lies in the files, as far as it is not zeroes."""
+        return all(
+            run.zero or (file is not None and is_direct(run))
+            for file, run in zip(self._files, runs, strict=True)
+        )
+
+    def cut(self, start: int, end: int, runs: tuple[Extent, Extent]) -> Iterator[Pair]:
+        """A run of both disks in pieces; none if there is nothing to compare, or no file."""
+        if (runs[0].zero and runs[1].zero) or not self.can_read(runs):
+            return
+        for pos in range(start, end, self._size):
+            yield Pair(pos, min(self._size, end - pos), runs)
 
     def compare(self, pair: Pair) -> bool:
         """Whether both read the same; on a thread."""

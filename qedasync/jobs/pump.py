@@ -8,8 +8,8 @@ goes wrong, is left to :mod:`qedasync.jobs.copying`, which does it again in its 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,14 +18,15 @@ from qedasync.jobs import zeroes
 from qedasync.jobs.buffers import new_buffer
 from qedasync.jobs.crew import Crew
 from qedasync.jobs.lending import HostFile, is_direct, lent
+from qedasync.jobs.runs import runs_from
 
-__all__ = ["Window", "pump", "windows"]
+__all__ = ["Window", "Windows", "pump", "reserve_ahead"]
 
 _WINDOW = 512 << 10  # bytes; fits in a processor's cache
 _RESERVE = 16 << 20
 _MAX_CLUSTER = 2 << 20
 _MAX_CLUSTERS = 16 << 20  # entries of 8 bytes are kept until the end
-_MAP_STEP = 1 << 30
+_BATCH = 2048  # windows that are gathered for the threads
 
 
 class Bulk(Protocol):
@@ -63,32 +64,41 @@ class Window:
     reserved: bool = False
 
 
-def windows(runs: Iterable[Extent], size: int, total: int) -> Iterator[Window]:
-    """The windows in which the data of ``runs`` lie; ends before one that is not in the file.
+class Windows:
+    """Makes windows of runs of data that lie in the source's file.
 
     Args:
         size: of a window, bytes.
         total: size of the disk.
     """
-    window = Window(0, 0)
-    for run in runs:
-        if run.zero:
-            continue
+
+    def __init__(self, size: int, total: int) -> None:
+        self._size = size
+        self._total = total
+        self._number = 0
+        self._window: Window | None = None  # may get more parts
+
+    def add(self, run: Extent) -> Iterator[Window]:
+        """Take the next run; the windows that are ready."""
+        assert run.offset is not None
         pos = run.start
         while pos < run.end:
-            start = pos - pos % size
-            if not window.length or window.start != start:
-                if window.length:
-                    yield window
-                window = Window(start, min(size, total - start))
-            if not is_direct(run):
-                return
-            assert run.offset is not None
-            stop = min(start + size, run.end)
-            window.parts.append((pos - start, run.offset + pos - run.start, stop - pos))
+            start = pos - pos % self._size
+            if self._window is None or self._window.start != start:
+                yield from self.rest()
+                self._window = Window(
+                    start, min(self._size, self._total - start), number=self._number
+                )
+                self._number += 1
+            stop = min(start + self._size, run.end)
+            self._window.parts.append((pos - start, run.offset + pos - run.start, stop - pos))
             pos = stop
-    if window.length:
-        yield window
+
+    def rest(self, stop: int | None = None) -> Iterator[Window]:
+        """The last window, if it begins before ``stop``."""
+        window, self._window = self._window, None
+        if window is not None and (stop is None or window.start < stop):
+            yield window
 
 
 def reserve_ahead(batch: list[Window]) -> None:
@@ -175,37 +185,57 @@ class _Pump:
         self._start = start
         self._buffers: list[bytearray] = []
         self._lock = threading.Condition()
+        self._copied = 0
         self._turn = 0  # number of the window whose clusters come next
 
     async def run(
         self, source: Disk, tasks: int, progress: Callable[[int], None]
     ) -> tuple[int, int]:
-        pos = copied = number = 0
+        """See :func:`pump`."""
+        maker = Windows(self._window, source.size)
+        batch: list[Window] = []
+        reached: int | None
         with Crew(self._move, tasks) as crew:
-            while pos < source.size:
-                end = min(pos + _MAP_STEP, source.size)
-                runs = await source.block_status(pos, end - pos)
-                batch = list(windows(runs, self._window, source.size))
-                for window in batch:
-                    window.number = number
-                    number += 1
-                if self._bulk is None:
-                    reserve_ahead(batch)
-                begin, all_of_it = pos, max(len(batch), 1)
+            async with aclosing(runs_from(source, 0)) as runs:
+                async for run in runs:
+                    if not run.zero and not is_direct(run):
+                        end = run.start - run.start % self._window
+                        batch += maker.rest(end)
+                        reached = await self._work_off(crew, batch, progress)
+                        return end if reached is None else reached, self._copied
+                    for window in maker.add(run) if not run.zero else ():
+                        batch.append(window)
+                        if len(batch) >= _BATCH:
+                            reached = await self._work_off(crew, batch, progress)
+                            if reached is not None:
+                                return reached, self._copied
+            batch += maker.rest()
+            reached = await self._work_off(crew, batch, progress)
+            if reached is None:
+                reached = source.size
+                progress(reached)
+            return reached, self._copied
 
-                def tick(left: int) -> None:
-                    progress(begin + (end - begin) * (all_of_it - left) // all_of_it)  # noqa: B023
+    async def _work_off(
+        self, crew: Crew[Window], batch: list[Window], progress: Callable[[int], None]
+    ) -> int | None:
+        """Copy what has been gathered; answers the first position that is not done, if any."""
+        todo, batch[:] = [*batch], []
+        if not todo:
+            return None
+        if self._bulk is None:
+            reserve_ahead(todo)
 
-                undone = await crew.do(batch, tick)
-                reached = min(
-                    [*(window.start for window in undone), _direct_end(runs, self._window)]
-                )
-                copied += sum(window.copied for window in batch if window.start < reached)
-                if reached < end:
-                    return reached, copied
-                pos = end
-                progress(pos)
-        return pos, copied
+        def tick(left: int) -> None:
+            if left < len(todo):
+                progress(todo[len(todo) - left - 1].start)
+
+        undone = await crew.do(todo, tick)
+        reached = min((window.start for window in undone), default=None)
+        self._copied += sum(
+            window.copied for window in todo if reached is None or window.start < reached
+        )
+        return reached
 
     def _move(self, window: Window) -> bool:
         """Copy one window; on a thread."""
@@ -269,11 +299,3 @@ class _Pump:
         with self._lock:
             for (begin, length), place in zip(runs, places, strict=True):
                 self._bulk.link(window.start + begin, -(-length // self._unit), place)
-
-
-def _direct_end(runs: list[Extent], size: int) -> int:
-    """Where the first window begins that has anything that is not in the source's file."""
-    for run in runs:
-        if not run.zero and not is_direct(run):
-            return run.start - run.start % size
-    return runs[-1].end

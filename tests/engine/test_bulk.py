@@ -199,3 +199,25 @@ async def test_bulk_flushes_data_then_tables_before_l1(path: Path) -> None:
         ]
     shortened = [step for i, step in enumerate(steps) if i == 0 or steps[i - 1] != step]
     assert shortened == ["flush_to_disk", "l2_alloc_write", "flush_to_disk", "l1_update"]
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_bulk_cancelled_at_its_end_is_in_the_image(path: Path, turns: int) -> None:
+    async with qedasync.open(path, "r+") as image:
+        filled = asyncio.Event()
+
+        async def use() -> None:
+            async with image.bulk() as bulk:
+                assert bulk is not None
+                fill(bulk, 0, b"x" * CLUSTER)
+                filled.set()
+
+        task = asyncio.create_task(use())
+        await filled.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert await image.pread(CLUSTER, 0) == b"x" * CLUSTER
+        await image.pwrite(b"y", CLUSTER)
+        assert (await image.check()).ok

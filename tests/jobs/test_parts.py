@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from ctypes import addressof, c_char
 from random import Random
 
@@ -16,7 +16,7 @@ from qedasync.jobs import zeroes
 from qedasync.jobs.buffers import new_buffer
 from qedasync.jobs.crew import Crew, in_thread
 from qedasync.jobs.grid import on_grid
-from qedasync.jobs.pump import Window, reserve_ahead, windows
+from qedasync.jobs.pump import Window, Windows, reserve_ahead
 from tests.jobs.disks import KIB, patchwork
 
 DATA, ZERO, BACKING, NONE = (
@@ -104,21 +104,32 @@ def extent(start: int, end: int, kind: ExtentKind = DATA, **more: int) -> Extent
     return Extent(start, end - start, kind, zero, path="x", **more)
 
 
+def windows(runs: list[Extent], size: int, total: int) -> list[Window]:
+    maker = Windows(size, total)
+    return [window for run in runs if not run.zero for window in maker.add(run)] + [*maker.rest()]
+
+
 def test_windows_have_all_data_and_no_hole() -> None:
     runs = [extent(5, 25), extent(25, 70, ZERO), extent(70, 71), extent(71, 95, offset=1000)]
-    assert list(windows(runs, 10, 93)) == [
-        Window(0, 10, [(5, 105, 5)]),
-        Window(10, 10, [(0, 110, 10)]),
-        Window(20, 10, [(0, 120, 5)]),
-        Window(70, 10, [(0, 170, 1), (1, 1000, 9)]),
-        Window(80, 10, [(0, 1009, 10)]),
-        Window(90, 3, [(0, 1019, 5)]),
+    assert windows(runs, 10, 93) == [
+        Window(0, 10, [(5, 105, 5)], number=0),
+        Window(10, 10, [(0, 110, 10)], number=1),
+        Window(20, 10, [(0, 120, 5)], number=2),
+        Window(70, 10, [(0, 170, 1), (1, 1000, 9)], number=3),
+        Window(80, 10, [(0, 1009, 10)], number=4),
+        Window(90, 3, [(0, 1019, 5)], number=5),
     ]
 
 
-def test_windows_end_before_what_is_elsewhere() -> None:
-    runs = [extent(0, 15), extent(15, 20, BACKING, depth=1), extent(20, 30)]
-    assert list(windows(runs, 10, 30)) == [Window(0, 10, [(0, 100, 10)])]
+def test_windows_rest_ends_before_what_is_elsewhere() -> None:
+    maker = Windows(10, 30)
+    assert [window.start for window in maker.add(extent(0, 15))] == [0]
+    assert list(maker.rest(10)) == []
+
+
+def test_windows_of_a_long_run_are_made_as_one_asks() -> None:
+    made = Windows(512 * KIB, 1 << 60).add(extent(0, 1 << 60))
+    assert [next(made).start for _ in range(3)] == [0, 512 * KIB, 1024 * KIB]
 
 
 def test_reserve_ahead_joins_full_neighbours_only() -> None:
@@ -136,7 +147,7 @@ def test_reserve_ahead_joins_full_neighbours_only() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_grid_is_what_each_cluster_has(seed: int) -> None:
+async def test_grid_is_what_each_cluster_has(seed: int) -> None:
     random = Random(seed)
     total, size = 1000 - seed, 64
     kinds = [random.choice([DATA, ZERO, BACKING, NONE]) for _ in range(total)]
@@ -148,7 +159,12 @@ def test_grid_is_what_each_cluster_has(seed: int) -> None:
         runs.append(extent(start, end, kind))
         start = end
     found: list[ExtentKind] = []
-    for run in on_grid(runs, size, total):
+
+    async def given() -> AsyncIterator[Extent]:
+        for run in runs:
+            yield run
+
+    async for run in on_grid(given(), size, total):
         assert run.start == len(found)
         assert run.zero == (run.kind is not DATA)
         found += [run.kind] * run.length
