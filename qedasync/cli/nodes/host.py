@@ -27,7 +27,6 @@ async def open_host(driver: str, options: Options, how: How, *, info_only: bool)
     if not path:
         raise ToolError(f"The '{driver}' block driver requires a file name")
     locks = _take_host(options, how)
-    refuse_rest(driver, options, protocol=True)
     _check_kind(driver, path, how)
     role = _role(how, info_only) if locks else None
     try:
@@ -41,6 +40,11 @@ async def open_host(driver: str, options: Options, how: How, *, info_only: bool)
         code = getattr(error, "errno", None)
         reason = os.strerror(code) if code else str(error)
         raise ToolError(f"Could not open '{path}': {reason}") from error
+    try:
+        refuse_rest(driver, options, protocol=True)
+    except ToolError:
+        await storage.close()
+        raise
     opened = {"driver": driver, "filename": path}
     return Layer(driver, storage, opened, path, taken, file=path)
 

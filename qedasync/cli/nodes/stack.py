@@ -176,6 +176,7 @@ class Stack:
             if below is None:
                 if driver is None:
                     raise ToolError("Must specify either driver or file")
+                self._take_generic(options, how)
                 raise ToolError('A block device must be specified for "file"')
             opened.push_async_callback(below.storage.close)
             below.watcher = below.debug if below.driver == "blkdebug" else None
@@ -192,7 +193,10 @@ class Stack:
 
     def _peek(self, options: Options, how: How) -> How:
         """How the file is opened, by the options of the image on it; they are taken later."""
-        return Stack(self._access)._take_generic(dict(options), how)
+        try:
+            return Stack(self._access)._take_generic(dict(options), how)
+        except ToolError:
+            return how  # told when they are taken: what is wrong with the file comes first
 
     def _take_generic(self, options: Options, how: How) -> How:
         """Take the options that every node has."""
@@ -233,6 +237,8 @@ class Stack:
         reference = None
         if not self._access.no_backing and isinstance(options.get("backing"), str):
             reference = options.pop("backing")
+        if options and await probe(below.storage) != "qed":
+            raise ToolError("Image not in QED format")  # this comes first
         refuse_rest("qed", options, protocol=False)
         path = below.file or below.filename
         backing: Any = policy(self._access.backing)
