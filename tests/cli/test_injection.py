@@ -157,6 +157,11 @@ def points() -> Iterator[tuple[str, str, str, str]]:
         next(kinds)
 
 
+UNSTEADY = {("commit into qed", "l2_load", "once")}
+"""Where the real tool's own answer differs from run to run: its several requests race for the one
+error. There only our message and the images are looked at."""
+
+
 @pytest.mark.parametrize(("command", "event", "error", "spacing"), list(points()))
 def test_error_at_a_step_is_told_as_qemu_tells_it(
     command: str, event: str, error: str, spacing: str, originals: Path, tmp_path: Path
@@ -168,7 +173,9 @@ def test_error_at_a_step_is_told_as_qemu_tells_it(
     assert ours.err.count("\n") <= 1, said
     reasons = (os.strerror(ERRORS[error]), "new backing", "No space left in the file header")
     assert ours.code == 0 or any(reason in ours.err for reason in reasons), said
-    if is_among(TOLD, command, event) and real.code == 0:
+    if (command, event, spacing) in UNSTEADY:
+        assert ours.code in (0, 1), said
+    elif is_among(TOLD, command, event) and real.code == 0:
         assert ours.code in (0, 1), said
     elif is_among(SPARED, command, event) and real.code == 1:
         assert ours.code == 1 or spacing == "once" or event == "cow_write", said
