@@ -20,11 +20,11 @@ from qedasync.format.header import (
     DEFAULT_CLUSTER_SIZE,
     DEFAULT_TABLE_SIZE,
     HEADER_BYTES,
-    SECTOR_BYTES,
     Header,
     encode_backing_name,
     new_header,
     validate_create,
+    whole_sectors,
 )
 from qedasync.storage.base import Storage
 from qedasync.storage.locks import LockRole
@@ -94,7 +94,7 @@ async def create(
         storage=storage,
         lock=lock,
     )
-    known = None if size is None else _round_up(parse_size(size))
+    known = None if size is None else whole_sectors(parse_size(size))
     _check(wish, known)
     header = await _plan(wish, known)
     name = b"" if wish.name is None else encode_backing_name(wish.name)
@@ -131,10 +131,6 @@ class _Wish:
         )
 
 
-def _round_up(size: int) -> int:
-    return -(-size // SECTOR_BYTES) * SECTOR_BYTES
-
-
 def _check(wish: _Wish, size: int | None) -> None:
     """What can be known without asking the host."""
     if wish.format not in (None, "raw", "qed"):
@@ -167,7 +163,7 @@ async def _plan(wish: _Wish, size: int | None) -> Header:
                 open_storage=open_storage,
                 lock=wish.lock,
             )
-            size = _round_up(found) if size is None else size
+            size = whole_sectors(found) if size is None else size
     assert size is not None
     wish.validate(size)
     is_raw = wish.format == "raw"

@@ -24,7 +24,7 @@ from qedasync.errors import (
     StorageError,
 )
 from qedasync.events import Event
-from qedasync.format.header import SECTOR_BYTES
+from qedasync.format.header import whole_sectors
 from qedasync.storage.base import ReadBuffers, StorageBase, Write, WriteBuffers
 
 __all__ = ["Disk", "DiskStorage", "DiskSource"]
@@ -168,7 +168,7 @@ class DiskStorage(StorageBase):
 
     async def _lengthen(self, size: int) -> None:
         if size > self.disk.size or self.disk.closed:
-            await self.disk.truncate(_sectors(size))
+            await self.disk.truncate(whole_sectors(size))
         self._size = size
 
     async def _cut(self, size: int) -> None:
@@ -176,7 +176,7 @@ class DiskStorage(StorageBase):
         old, self._size = self._size, size
         try:
             try:
-                await self.disk.truncate(_sectors(size))
+                await self.disk.truncate(whole_sectors(size))
             except RequestError as error:
                 if error.errno != errno.ENOTSUP:
                     raise
@@ -235,10 +235,6 @@ class DiskSource:
             name=self.disk.path,
             errno=getattr(error, "errno", errno.EBADF),
         )
-
-
-def _sectors(size: int) -> int:
-    return -(-size // SECTOR_BYTES) * SECTOR_BYTES
 
 
 @contextmanager

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from qedasync.backing import BackingPolicy, check_policy, open_backing, open_new_backing
 from qedasync.chain import ChainFiles, Progress, change_name, commit, plan_name, rebase
@@ -31,6 +32,7 @@ from qedasync.storage.host_file import HostFile, lend
 from qedasync.storage.locks import LockRole
 from qedasync.storage.opener import open_storage
 from qedasync.units import parse_size
+from qedasync.waiting import Opening
 
 __all__ = ["Image", "open_image", "Cache", "as_buffer", "as_target", "check_choice"]
 
@@ -585,30 +587,6 @@ class _Wish:
     clock: Clock | None
 
 
-class _Opening:
-    """What :func:`open_image` gives: to be awaited, or entered with ``async with``."""
-
-    def __init__(self, wish: _Wish) -> None:
-        self._wish = wish
-        self._image: Image | None = None
-
-    def __await__(self) -> Generator[Any, None, Image]:
-        return _open(self._wish).__await__()
-
-    async def __aenter__(self) -> Image:
-        self._image = await _open(self._wish)
-        return self._image
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._image is not None
-        await self._image.__aexit__(kind, error, trace)
-
-
 def open_image(
     path: str | os.PathLike[str],
     mode: Literal["r", "r+"] = "r",
@@ -621,7 +599,7 @@ def open_image(
     backing: BackingPolicy | Disk = "auto",
     need_check_timeout: float = 5.0,
     clock: Clock | None = None,
-) -> _Opening:
+) -> Opening[Image]:
     """Open a QED image: ``await`` it, or use it in ``async with``.
 
     Whatever the size of the image, no more than the header and L1 are read.
@@ -662,20 +640,19 @@ def open_image(
     check_choice("check", check, _CHECKS)
     if not isinstance(backing, Disk):
         check_policy(backing)
-    return _Opening(
-        _Wish(
-            path=os.fsdecode(path),
-            writable=mode == "r+",
-            cache=cache,
-            l2_cache_bytes=parse_size(l2_cache_size),
-            storage=storage,
-            lock=lock,
-            check=check,
-            backing=backing,
-            need_check_timeout=need_check_timeout,
-            clock=clock,
-        )
+    wish = _Wish(
+        path=os.fsdecode(path),
+        writable=mode == "r+",
+        cache=cache,
+        l2_cache_bytes=parse_size(l2_cache_size),
+        storage=storage,
+        lock=lock,
+        check=check,
+        backing=backing,
+        need_check_timeout=need_check_timeout,
+        clock=clock,
     )
+    return Opening(partial(_open, wish))
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Generator, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from qedasync.disk import Buffer
 from qedasync.engine.budget import Budget
@@ -25,12 +26,13 @@ from qedasync.errors import (
     StateError,
     StorageError,
 )
-from qedasync.format.header import SECTOR_BYTES
+from qedasync.format.header import SECTOR_BYTES, whole_sectors
 from qedasync.image import Cache, as_buffer, as_target, check_choice
 from qedasync.storage.base import Storage
 from qedasync.storage.host_file import HostFile, lend
 from qedasync.storage.locks import LockRole
 from qedasync.storage.opener import open_storage
+from qedasync.waiting import Ending, Opening
 
 __all__ = ["RawImage", "open_raw"]
 
@@ -52,9 +54,8 @@ class RawImage:
         self._loop = asyncio.get_running_loop()
         self._budget = Budget(self._loop)
         self._gate = Gate()
-        self._size = _sectors(storage.size)
-        self._closing: asyncio.Task[None] | None = None
-        self._released = False
+        self._size = whole_sectors(storage.size)
+        self._ending = Ending(self._close)
         self._failure: StorageError | None = None  # of a flush
 
     # ------------------------------------------------------------------ facts
@@ -77,7 +78,7 @@ class RawImage:
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` has been called."""
-        return self._closing is not None
+        return self._ending.asked_for
 
     def __repr__(self) -> str:
         return f"<qedasync.RawImage {self._path!r} {self.size} bytes>"
@@ -240,20 +241,8 @@ class RawImage:
 
         Cancellation: runs to the end.
         """
-        cancelled = False
-        while self._closing is None or not self._closing.done() or not self._released:
-            if self._closing is None or self._closing.done():  # or cancelled before it began
-                self._budget.shut()
-                self._closing = asyncio.create_task(self._close(), name="qedasync: close")
-            try:
-                await asyncio.wait([self._closing])
-            except asyncio.CancelledError:
-                cancelled = True
-        if cancelled:
-            if not self._closing.cancelled():
-                self._closing.exception()  # heard, though the cancellation is what leaves
-            raise asyncio.CancelledError
-        self._closing.result()
+        self._budget.shut()
+        await self._ending.run()
 
     async def _close(self) -> None:
         try:
@@ -263,7 +252,6 @@ class RawImage:
                 self._check_failure()
                 await self._sync()
         finally:
-            self._released = True
             await self._storage.close()
 
     async def __aenter__(self) -> Self:
@@ -337,10 +325,6 @@ class RawImage:
             )
 
 
-def _sectors(size: int) -> int:
-    return -(-size // SECTOR_BYTES) * SECTOR_BYTES
-
-
 @dataclass(frozen=True, slots=True)
 class _Wish:
     """The arguments of :func:`open_raw`."""
@@ -353,30 +337,6 @@ class _Wish:
     create: bool
 
 
-class _Opening:
-    """What :func:`open_raw` gives: to be awaited, or entered with ``async with``."""
-
-    def __init__(self, wish: _Wish) -> None:
-        self._wish = wish
-        self._image: RawImage | None = None
-
-    def __await__(self) -> Generator[Any, None, RawImage]:
-        return _open(self._wish).__await__()
-
-    async def __aenter__(self) -> RawImage:
-        self._image = await _open(self._wish)
-        return self._image
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._image is not None
-        await self._image.__aexit__(kind, error, trace)
-
-
 def open_raw(
     path: str | os.PathLike[str],
     mode: Literal["r", "r+"] = "r",
@@ -385,7 +345,7 @@ def open_raw(
     storage: str | Storage = "auto",
     lock: bool = True,
     create: bool = False,
-) -> _Opening:
+) -> Opening[RawImage]:
     """Open a raw file: ``await`` it, or use it in ``async with``.
 
     Args:
@@ -401,7 +361,8 @@ def open_raw(
     check_choice("cache", cache, ("writeback", "writethrough", "none", "unsafe"))
     if create and mode != "r+":
         raise RequestError('create needs mode "r+"', errno=errno.EINVAL)
-    return _Opening(_Wish(os.fsdecode(path), mode, cache, storage, lock, create))
+    wish = _Wish(os.fsdecode(path), mode, cache, storage, lock, create)
+    return Opening(partial(_open, wish))
 
 
 async def _open(wish: _Wish) -> RawImage:

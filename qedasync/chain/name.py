@@ -22,6 +22,7 @@ from qedasync.format.header import (
     Features,
     Header,
     encode_backing_name,
+    whole_sectors,
 )
 
 __all__ = ["change_name", "plan_name", "write_name"]
@@ -85,7 +86,7 @@ def _place(header: Header, length: int) -> int:
         raise _no_space(f"the name has {length} bytes, there are {room - HEADER_BYTES}", length)
     start = header.backing_filename_offset
     end = start + header.backing_filename_size if header.has_backing else 0
-    in_sectors = -(-end // SECTOR_BYTES) * SECTOR_BYTES
+    in_sectors = whole_sectors(end)
     for offset in (HEADER_BYTES, in_sectors, end, room - length):
         first, stop = max(offset, SECTOR_BYTES), offset + length
         if offset >= HEADER_BYTES and stop <= room and (first >= end or stop <= max(start, first)):

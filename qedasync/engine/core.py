@@ -49,6 +49,7 @@ from qedasync.format.header import (
 )
 from qedasync.storage.base import ReadBuffers, Storage, WriteBuffers
 from qedasync.storage.host_file import lend
+from qedasync.waiting import Ending
 
 __all__ = ["Engine", "EngineOptions", "Watcher"]
 
@@ -175,7 +176,7 @@ class Engine:
         self.job = asyncio.Lock()
         self._resizing = asyncio.Lock()
         self._door = asyncio.Lock()  # who may shut the gate
-        self._closing: asyncio.Task[None] | None = None
+        self._ending = Ending(self._close)
         self._background_error: QEDError | None = None
         self._watcher: Watcher | None = None
         self._set_size(header.image_size)
@@ -724,21 +725,9 @@ class Engine:
 
         Cancellation: runs to the end.
         """
-        if self._closing is None or not self._closing.done():
+        if not self._ending.done:
             self.check_loop()
-        cancelled = False
-        while self._closing is None or not self._closing.done() or not self.closed:
-            if self._closing is None or self._closing.done():  # or cancelled before it began
-                self._closing = asyncio.create_task(self._close(), name="qedasync: close")
-            try:
-                await asyncio.wait([self._closing])
-            except asyncio.CancelledError:
-                cancelled = True
-        if cancelled:
-            if not self._closing.cancelled():
-                self._closing.exception()  # heard, though the cancellation is what leaves
-            raise asyncio.CancelledError
-        self._closing.result()
+        await self._ending.run()
 
     async def _close(self) -> None:
         """Cancellation: comes when the loop shuts down; everything is released all the same."""

@@ -23,6 +23,7 @@ __all__ = [
     "validate_create",
     "new_header",
     "usable_file_size",
+    "whole_sectors",
     "decode_backing_name",
     "encode_backing_name",
     "QED_MAGIC",
@@ -149,14 +150,18 @@ class Header:
         return replace(self, features=int(self.features & ~clear | set))
 
 
+def whole_sectors(size: int) -> int:
+    """``size`` rounded up to 512 bytes."""
+    return -(-size // SECTOR_BYTES) * SECTOR_BYTES
+
+
 def usable_file_size(file_size: int, cluster_size: int) -> int:
     """Bytes of the file that count: rounded up to 512, then down to a cluster.
 
     A last sector cut short is padded; a partial cluster is not part of the image, and the next
     allocation starts at it.
     """
-    sectors = -(-file_size // SECTOR_BYTES)
-    return sectors * SECTOR_BYTES // cluster_size * cluster_size
+    return whole_sectors(file_size) // cluster_size * cluster_size
 
 
 def validate_header(header: Header, file_size: int) -> Geometry:
