@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qedasync.cli.common import BACKING
 from qedasync.cli.options import Example, Option, Verb, parse
 
 __all__ = ["VERB", "main"]
@@ -36,7 +37,7 @@ VERB = Verb(
         Option("", "aio", "MODE", "taken for qemu-nbd's sake; the fastest way there is, is used"),
         Option("", "discard", "MODE", "taken for qemu-nbd's sake; discards reach the image"),
         Option("", "fork", "", "go to the background once it listens"),
-        Option("", "backing", "POLICY", "which backing files an image may name", ("deny", "any")),
+        BACKING,
     ),
     text="""\
     Serves each IMAGE as an export, by its -x NAME, or by its file name if there are several, or

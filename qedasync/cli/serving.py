@@ -7,14 +7,14 @@ import os
 import signal
 import socket
 import ssl
-import stat
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import qedasync
 from qedasync import nbd
+from qedasync.cli.nodes import Access, open_node, policy
 from qedasync.cli.options import Parsed, ToolError
 from qedasync.cli.run import link_name
 from qedasync.nbd.metrics import serve_metrics
@@ -33,9 +33,7 @@ class _Wish:
     names: tuple[str, ...]
     description: str
     format: str | None
-    readonly: bool
-    cache: str
-    backing: str | bool
+    access: Access
     shared: int
     persistent: bool
     host: str
@@ -93,10 +91,11 @@ def _understand(parsed: Parsed) -> _Wish:
     cache = parsed.last("cache", "writeback") or ""
     if cache not in _CACHES:
         raise ToolError(f"serve: Invalid cache option: {cache}; there are {', '.join(_CACHES)}")
-    policy = parsed.last("backing", os.environ.get("QEDASYNC_BACKING", "same-dir"))
-    policies: dict[str | None, str | bool] = {"deny": False, "same-dir": "auto", "any": "any"}
-    if policy not in policies:
-        raise ToolError(f"serve: --backing is {policy!r}; it must be deny, same-dir or any")
+    backing = parsed.last("backing")
+    try:
+        policy(backing)
+    except ToolError as error:
+        raise ToolError(f"serve: --backing: {error}") from error
     port, shared = _number(parsed, "port", 65535), _number(parsed, "shared", 1_000_000)
     as_qemu = link_name() == "qemu-nbd"
     return _Wish(
@@ -104,9 +103,7 @@ def _understand(parsed: Parsed) -> _Wish:
         names=tuple(names),
         description=parsed.last("description", "") or "",
         format=parsed.last("format"),
-        readonly=parsed.has("read-only"),
-        cache=cache,
-        backing=policies[policy],
+        access=Access(writable=not parsed.has("read-only"), cache=cache, backing=backing),
         shared=(1 if as_qemu and shared is None else shared) or 1000,
         persistent=parsed.has("persistent"),
         host=parsed.last("bind", "127.0.0.1") or "",
@@ -150,11 +147,9 @@ async def _serve(wish: _Wish, listening: int | None) -> int:
     tls = None if wish.tls is None else wish.tls()
     async with AsyncExitStack() as stack:
         exports: dict[str, nbd.Export] = {}
-        for name, path in zip(wish.names, wish.images, strict=True):
-            disk = await stack.enter_async_context(await _open(path, wish))
-            exports[name] = nbd.Export(
-                name, disk, description=wish.description, readonly=wish.readonly
-            )
+        for name, image in zip(wish.names, wish.images, strict=True):
+            disk = await stack.enter_async_context(await _open(image, wish))
+            exports[name] = nbd.Export(name, disk, description=wish.description)
         server = await stack.enter_async_context(
             nbd.serve(
                 cast("Mapping[str, nbd.Export]", exports),
@@ -193,27 +188,13 @@ def _leave_the_terminal(listening: int) -> None:
     os.close(listening)
 
 
-async def _open(path: str, wish: _Wish) -> Any:
-    mode: Literal["r", "r+"] = "r" if wish.readonly else "r+"
-    cache = cast(Literal["writeback", "writethrough", "none", "unsafe"], wish.cache)
-    if (wish.format or _looks_like(path)) == "raw":
-        return await qedasync.open_raw(path, mode, cache=cache)
-    backing = cast(Literal["auto", "any"] | bool, wish.backing)
-    return await qedasync.open(path, mode, cache=cache, backing=backing)
-
-
-def _looks_like(path: str) -> str:
-    """``"qed"`` or ``"raw"``, by the first bytes; nothing is waited for."""
+async def _open(image: str, wish: _Wish) -> Any:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise ToolError(f"Could not open '{path}': {error.strerror}") from error
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return "raw"
-        return "qed" if os.read(fd, 4) == b"QED\0" else "raw"
-    finally:
-        os.close(fd)
+        return (await open_node(image, wish.format, wish.access)).disk
+    except ToolError as error:
+        # The name once: where the file itself is at fault, qemu-img says it twice.
+        head = f"Could not open '{image}': "
+        raise ToolError(head + str(error).removeprefix(head).removeprefix(head)) from error
 
 
 async def _until_told(server: nbd.Server, wish: _Wish) -> None:

@@ -259,3 +259,17 @@ async def test_link_named_qemu_nbd_acts_as_it(tmp_path: Path) -> None:
         await asyncio.sleep(0.01)
     else:
         pytest.fail("it should end after its last client")
+
+
+async def test_serve_of_an_overlay_whose_backing_file_is_denied_is_refused(tmp_path: Path) -> None:
+    """It would read zeroes where the backing file has data."""
+    await qedasync.create(tmp_path / "base.qed", "1M")
+    await qedasync.create(tmp_path / "top.qed", backing_file="base.qed")
+    said = await refused("--backing", "deny", tmp_path / "top.qed")
+    assert "'base.qed' is not allowed by the policy" in said
+    words: list[str | Path] = ["-t", "-p", "0", "--backing", "allow:*/base.qed"]
+    words.append(tmp_path / "top.qed")
+    async with serving(*words) as served:
+        async with nbd.connect(served.uris[0]) as client:
+            assert await client.pread(1, 0) == b"\0"
+        assert await served.end() == 0
