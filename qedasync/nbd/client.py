@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from qedasync import Extent, ExtentKind
 from qedasync.errors import ImageClosed, ReadOnly, RequestError, StorageError
 from qedasync.nbd.handshake import ALLOCATION_DEPTH, BASE_ALLOCATION
 from qedasync.nbd.link import Link, LinkLost, open_link
+from qedasync.nbd.opening import Opening
 from qedasync.nbd.tls import client_context
 from qedasync.nbd.uri import Address, parse_uri
 from qedasync.nbd.wire import Command, CommandFlag, StatusFlag, TransmissionFlag
@@ -391,34 +392,13 @@ def _merged(runs: list[Extent]) -> list[Extent]:
     return merged
 
 
-class _Connecting:
-    """What :func:`connect` gives: to be awaited, or entered with ``async with``."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._client: Client | None = None
-
-    def __await__(self) -> Generator[Any, None, Client]:
-        made: Generator[Any, None, Client] = self._make().__await__()
-        return made
-
-    async def __aenter__(self) -> Client:
-        client: Client = await self._make()
-        self._client = client
-        return client
-
-    async def __aexit__(self, *details: object) -> None:
-        assert self._client is not None
-        await self._client.close()
-
-
 def connect(
     uri: str,
     *,
     tls: ssl.SSLContext | None = None,
     reconnect: float = 0.0,
     timeout: float = 30.0,
-) -> _Connecting:
+) -> Opening[Client]:
     """Connect to an export: ``await`` it, or use it in ``async with``.
 
     Args:
@@ -444,4 +424,4 @@ def connect(
     async def make() -> Client:
         return Client(address, await relink(), relink, reconnect)
 
-    return _Connecting(make)
+    return Opening(make)

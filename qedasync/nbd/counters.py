@@ -18,7 +18,7 @@ class Counters:
         connections: now; ``accepted`` ever; ``refused`` for being too many; ``failed`` by a fault
             of the client.
         inline_reads, inline_writes: requests that were done at once.
-        requests, errors: all others, by the command's name.
+        requests: all others, by the command's name.
         bytes_read, bytes_written: payload.
         in_flight: requests now; ``bytes_in_flight`` of theirs.
         latency: requests a bucket of :data:`BUCKETS`, one more for the rest.
@@ -32,7 +32,6 @@ class Counters:
     inline_reads: int = 0
     inline_writes: int = 0
     requests: dict[str, int] = field(default_factory=dict)
-    errors: dict[str, int] = field(default_factory=dict)
     bytes_read: int = 0
     bytes_written: int = 0
     in_flight: int = 0

@@ -85,7 +85,6 @@ class ServerHandshake:
         export_name: the export chosen, for TRANSMISSION.
         structured, extended: which replies the client understands.
         contexts: the metadata contexts it has chosen, name to number.
-        block_sizes_asked: whether it knows the block sizes.
         rest: bytes that came after what the handshake needed.
     """
 
@@ -99,7 +98,6 @@ class ServerHandshake:
     structured: bool = False
     extended: bool = False
     contexts: dict[str, int] = field(default_factory=dict)
-    block_sizes_asked: bool = False
     reason: str = ""
     _input: bytearray = field(default_factory=bytearray)
     _output: bytearray = field(default_factory=bytearray)
@@ -281,7 +279,6 @@ class ServerHandshake:
         if InfoType.DESCRIPTION in wanted and facts.description:
             text = facts.description.encode()[:MAX_NAME]
             self._tell_one(option, InfoType.DESCRIPTION, text)
-        self.block_sizes_asked = InfoType.BLOCK_SIZE in wanted
         sizes = b"".join(size.to_bytes(4, "big") for size in facts.block_sizes)
         self._tell_one(option, InfoType.BLOCK_SIZE, sizes)
         export = facts.size.to_bytes(8, "big") + int(facts.flags).to_bytes(2, "big")

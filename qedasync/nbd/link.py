@@ -108,6 +108,8 @@ class Link:
         self.contexts = talk.contexts
         self.lost = False
         self._structured, self._extended = talk.structured, talk.extended
+        self._header = EXTENDED_REQUEST if talk.extended else REQUEST
+        self._magic = EXTENDED_REQUEST_MAGIC if talk.extended else REQUEST_MAGIC
         self._reader, self._writer = reader, writer
         self._cookie = 0
         self._pending: dict[int, _Pending] = {}
@@ -138,14 +140,9 @@ class Link:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         pending = _Pending(command, offset, length, buffer, future)
         self._pending[cookie] = pending
-        header, magic = (
-            (EXTENDED_REQUEST, EXTENDED_REQUEST_MAGIC)
-            if self._extended
-            else (REQUEST, REQUEST_MAGIC)
-        )
         if self._extended and command == Command.WRITE:
             flags |= int(CommandFlag.PAYLOAD_LEN)
-        self._writer.write(header.pack(magic, flags, command, cookie, offset, length))
+        self._writer.write(self._header.pack(self._magic, flags, command, cookie, offset, length))
         if len(payload):
             self._writer.write(payload)
             with suppress(ConnectionError):  # the replies' task finds out why
@@ -158,13 +155,8 @@ class Link:
     async def close(self) -> None:
         """Say good-bye and hang up."""
         if not self.lost:
-            header, magic = (
-                (EXTENDED_REQUEST, EXTENDED_REQUEST_MAGIC)
-                if self._extended
-                else (REQUEST, REQUEST_MAGIC)
-            )
             with suppress(ConnectionError, RuntimeError):
-                self._writer.write(header.pack(magic, 0, Command.DISC, 0, 0, 0))
+                self._writer.write(self._header.pack(self._magic, 0, Command.DISC, 0, 0, 0))
         self._reading.cancel()
         await asyncio.wait([self._reading])
         await _hang_up(self._writer)

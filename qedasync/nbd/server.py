@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,6 +20,7 @@ from qedasync.nbd.connection import Connection
 from qedasync.nbd.counters import Counters
 from qedasync.nbd.export import Export
 from qedasync.nbd.handshake import ExportFacts, ServerHandshake
+from qedasync.nbd.opening import Opening
 
 __all__ = ["Limits", "Server", "serve"]
 
@@ -249,25 +250,6 @@ class Server:
         await self.close()
 
 
-class _Starting:
-    """What :func:`serve` gives: to be awaited, or entered with ``async with``."""
-
-    def __init__(self, start: Coroutine[Any, Any, Server]) -> None:
-        self._start = start
-        self._server: Server | None = None
-
-    def __await__(self) -> Generator[Any, None, Server]:
-        return self._start.__await__()
-
-    async def __aenter__(self) -> Server:
-        self._server = await self._start
-        return self._server
-
-    async def __aexit__(self, *details: object) -> None:
-        assert self._server is not None
-        await self._server.close()
-
-
 def serve(
     exports: Mapping[str, Disk | Export],
     *,
@@ -279,7 +261,7 @@ def serve(
     tls_required: bool = True,
     allow: Callable[[Mapping[str, Any] | None], bool] | None = None,
     limits: Limits | None = None,
-) -> _Starting:
+) -> Opening[Server]:
     """Serve disks by NBD: ``await`` it, or use it in ``async with``.
 
     Args:
@@ -301,24 +283,12 @@ def serve(
         name: disk if isinstance(disk, Export) else Export(name, disk)
         for name, disk in exports.items()
     }
-    return _Starting(
-        _start(made, host, port, path, tuple(sockets), tls, tls_required, allow, limits)
-    )
 
+    async def start() -> Server:
+        server = Server(
+            made, limits=limits or Limits(), tls=tls, tls_required=tls_required, allow=allow
+        )
+        await server.listen(host, port, path, tuple(sockets))
+        return server
 
-async def _start(
-    exports: Mapping[str, Export],
-    host: str | None,
-    port: int,
-    path: str | os.PathLike[str] | None,
-    sockets: Sequence[socket.socket],
-    tls: ssl.SSLContext | None,
-    tls_required: bool,
-    allow: Callable[[Mapping[str, Any] | None], bool] | None,
-    limits: Limits | None,
-) -> Server:
-    server = Server(
-        exports, limits=limits or Limits(), tls=tls, tls_required=tls_required, allow=allow
-    )
-    await server.listen(host, port, path, sockets)
-    return server
+    return Opening(start)
