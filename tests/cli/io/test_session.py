@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,12 @@ def test_signal_while_waiting_for_a_request_closes_image(tool: Path, image: Path
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP])
-def test_sigraise_ends_it_as_qemu_io(tool: Path, image: Path, number: int) -> None:
+def test_sigraise_ends_it_as_qemu_io(
+    tool: Path, image: Path, number: int, request: pytest.FixtureRequest
+) -> None:
+    # A process inherits what is ignored, and under nohup that is SIGHUP.
+    request.addfinalizer(partial(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP)))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     words = ["-c", "length", "-c", f"sigraise {number}", "-c", "length", image.name]
     outcome = call_process(words, image.parent, tool)
     assert (outcome.code, outcome.out) == (-number, "1 MiB\n")
