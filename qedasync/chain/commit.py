@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import AsyncGenerator, Iterable, Iterator
+from functools import partial
 
 from qedasync.chain.layers import ChainFiles, Layer, Target, find_layer, layers_of, writable
+from qedasync.chain.undo import undone
 from qedasync.chain.walk import PIECE, Progress, View, work_through
 from qedasync.disk import Disk
 from qedasync.engine.core import Engine
 from qedasync.engine.extents import Extent, ExtentKind
-from qedasync.errors import QEDError
 from qedasync.events import Event
 from qedasync.format.geometry import ENTRY_BYTES
 from qedasync.format.table import pack_entries
@@ -220,15 +221,6 @@ async def empty_image(engine: Engine) -> None:
 async def _clear_l1(engine: Engine) -> None:
     """Zero all of L1; the part in use is put back if that fails."""
     storage, offset = engine.storage, engine.geometry.l1_table_offset
-    try:
+    old = partial(storage.write, [pack_entries(engine.tables.l1)], offset, Event.L1_UPDATE)
+    async with undone(engine, old):
         await storage.write_zeroes(offset, engine.geometry.table_bytes, Event.L1_UPDATE)
-    except QEDError:
-        try:
-            await storage.write([pack_entries(engine.tables.l1)], offset, Event.L1_UPDATE)
-        except BaseException as error:
-            engine.fail(error)
-            raise
-        raise
-    except BaseException as error:  # the loop is shutting down, or the storage has a bug
-        engine.fail(error)
-        raise

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import errno
 from dataclasses import replace
+from functools import partial
 
+from qedasync.chain.undo import undone
 from qedasync.engine.core import Engine
-from qedasync.errors import QEDError, RequestError
+from qedasync.errors import RequestError
 from qedasync.events import Event
 from qedasync.format.header import (
     COMPAT_FEATURE_MASK,
@@ -129,15 +131,5 @@ async def _write_sector(engine: Engine, header: Header, name: bytes) -> None:
     """Write the header and the part of the name right behind it; undone if it fails."""
     old = bytearray(HEADER_BYTES + len(name))
     await engine.storage.read_into([old], 0, Event.HEADER_LOAD)
-    try:
+    async with undone(engine, partial(engine.storage.write, [old], 0, Event.HEADER_UPDATE)):
         await engine.header_file.update(header, name)
-    except QEDError:
-        try:
-            await engine.storage.write([old], 0, Event.HEADER_UPDATE)
-        except BaseException as error:
-            engine.fail(error)
-            raise
-        raise
-    except BaseException as error:  # the loop is shutting down, or the storage has a bug
-        engine.fail(error)
-        raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qedasync.cli.common import BACKING, FORMATS, OBJECT, QUIET, beside, refuse_object
 from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, parse
+from qedasync.cli.sizes import whole_sectors
 from qedasync.errors import ImageLocked, QEDError, RequestError
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ async def _create_qed(filename: str, path: str, values: Values) -> None:
     import qedasync
     from qedasync.cli.format_options import check_geometry
 
-    size = -(-int(values["size"]) // 512) * 512
+    size = whole_sectors(int(values["size"]))
     check_geometry(filename, size, values)
     name = values.get("backing_file")
     await qedasync.create(
@@ -233,7 +234,7 @@ async def _create_qed(filename: str, path: str, values: Values) -> None:
 async def _create_raw(path: str, size: int, preallocation: str) -> None:
     import qedasync
 
-    size = -(-size // 512) * 512
+    size = whole_sectors(size)
     storage = await qedasync.open_storage(
         path, writable=True, create=True, lock=qedasync.LockRole.CREATE
     )

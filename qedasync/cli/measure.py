@@ -18,6 +18,7 @@ from qedasync.cli.common import (
     wants_json,
 )
 from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, parse
+from qedasync.cli.sizes import whole_sectors
 
 if TYPE_CHECKING:
     from qedasync import Disk
@@ -102,7 +103,7 @@ def _values(text: str, fmt: str) -> Values:
 async def _measure(parsed: Parsed, length: int | None, values: Values) -> tuple[int, int]:
     """The bytes needed, and at most."""
     if length is not None:
-        return await _room(-(-length // 512) * 512, values)
+        return await _room(whole_sectors(length), values)
     node = await open_named(parsed, parsed.names[0])
     try:
         if parsed.has("l"):

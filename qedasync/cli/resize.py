@@ -16,6 +16,7 @@ from qedasync.cli.common import (
     refuse_object,
 )
 from qedasync.cli.options import Example, HelpAsked, Option, Parsed, ToolError, Verb, parse
+from qedasync.cli.sizes import whole_sectors
 from qedasync.errors import QEDError, RequestError
 
 if TYPE_CHECKING:
@@ -135,6 +136,6 @@ async def _resize_raw(node: Node, size: int, mode: str) -> None:
     if mode == "metadata":
         raise ToolError(f"Unsupported preallocation mode: {mode}")
     old = node.disk.size
-    await node.disk.truncate(-(-size // 512) * 512)
+    await node.disk.truncate(whole_sectors(size))
     if mode != "off":
         await preallocate(node.disk.path, old, size, mode)

@@ -7,7 +7,7 @@ import re
 from qedasync.cli.options import ToolError
 from qedasync.errors import RequestError
 
-__all__ = ["MAX_SIZE", "number", "size_word"]
+__all__ = ["MAX_SIZE", "number", "size_word", "whole_sectors"]
 
 MAX_SIZE = (1 << 63) - 1
 
@@ -32,6 +32,11 @@ def number(text: str) -> int:
     if found and found[2] not in "bBeE":
         return int(found[1], 16) * parse_size(f"1{found[2]}")
     return parse_size(_DOT_AND_UNIT.sub("", plain, count=1))
+
+
+def whole_sectors(size: int) -> int:
+    """``size`` rounded up to 512 bytes, as every disk's is."""
+    return -(-size // 512) * 512
 
 
 def size_word(name: str, text: str, low: int = 0, high: int = MAX_SIZE) -> int:

@@ -17,7 +17,6 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from qedasync.cli.common import beside
@@ -26,6 +25,7 @@ from qedasync.cli.nodes import Access, Node, open_node
 from qedasync.cli.options import ToolError
 from qedasync.cli.witness import closing, reason
 from qedasync.errors import ImageLocked, QEDError, StorageError
+from qedasync.jobs import give_name, part_beside
 
 if TYPE_CHECKING:
     from qedasync.cli.format_options import Values
@@ -71,13 +71,13 @@ async def new_image(wish: NewImage) -> AsyncIterator[Node]:
         return
     if mode is not None:
         await _check_unused(wish, path)
-    work = os.path.join(os.path.dirname(path), f".qedasync-{os.getpid()}-{token_hex(4)}.part")
+    work = part_beside(path)
     try:
         node = await _make(wish, work)
         async with closing(node):
             yield node
             await flush(node, wish.name)
-        await asyncio.to_thread(_give_name, work, path, mode, wish.access.cache != "unsafe")
+        await asyncio.to_thread(give_name, work, path, durable=wish.access.cache != "unsafe")
     except BaseException:
         with suppress(OSError):
             os.unlink(work)
@@ -163,22 +163,6 @@ async def _open_over(wish: NewImage, work: str, backing: str) -> Node:
         why = str(error).removeprefix(f"Could not open '{name}': ")
         why = why.removeprefix("Could not open backing file: ")
         raise ToolError(f"Could not open '{work}': Could not open backing file: {why}") from error
-
-
-def _give_name(work: str, path: str, mode: int | None, durable: bool) -> None:
-    """Put the new file in the place of the old one, with its permissions; blocks."""
-    if mode is not None:
-        owner = os.stat(path)
-        with suppress(PermissionError):
-            os.chown(work, owner.st_uid, owner.st_gid)
-        os.chmod(work, stat.S_IMODE(mode))
-    os.replace(work, path)
-    if durable:
-        folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from qedasync.jobs.copying import CopyResult, copy
 from qedasync.jobs.crew import in_thread
 from qedasync.jobs.probing import Format, opened
 
-__all__ = ["convert", "new_file"]
+__all__ = ["convert", "give_name", "new_file", "part_beside"]
 
 _SECTOR = 512
 
@@ -133,10 +133,7 @@ async def new_file(
         raise RequestError(f"the format is {format!r}; it must be 'qed' or 'raw'")
     size = -(-size // _SECTOR) * _SECTOR
     final = await in_thread(partial(os.path.realpath, os.fsdecode(path)))
-    # Beside the final file, so that a relative backing name means the same, and a rename will do.
-    part = os.path.join(
-        os.path.dirname(final), f".qedasync-{os.getpid()}-{secrets.token_hex(4)}.part"
-    )
+    part = part_beside(final)
     await _refuse_locked(final)
     try:
         disk = await _make(
@@ -147,7 +144,7 @@ async def new_file(
             yield disk
             if durable:
                 await disk.flush()
-        await in_thread(partial(_give_name, part, final, durable))
+        await in_thread(partial(give_name, part, final, durable=durable))
     except BaseException:
         with suppress(OSError):
             os.unlink(part)
@@ -198,10 +195,23 @@ async def _make(
     return await qedasync.open(part, "r+", cache=cache, backing=False)
 
 
-def _give_name(part: str, final: str, durable: bool) -> None:
-    """Replace ``final``, keeping its permissions; blocks."""
+def part_beside(path: str) -> str:
+    """A name that nobody has, in the directory of ``path``: a relative backing name means the same
+    there, and a rename will do."""
+    name = f".qedasync-{os.getpid()}-{secrets.token_hex(4)}.part"
+    return os.path.join(os.path.dirname(path), name)
+
+
+def give_name(part: str, final: str, *, durable: bool) -> None:
+    """Put a file in the place of ``final``, with the permissions and owner of what was there.
+
+    Blocks. What follows a rename that is not ``durable`` may be lost in a power cut.
+    """
     with suppress(FileNotFoundError):
-        os.chmod(part, os.stat(final).st_mode & 0o7777)
+        old = os.stat(final)
+        with suppress(PermissionError):
+            os.chown(part, old.st_uid, old.st_gid)
+        os.chmod(part, stat.S_IMODE(old.st_mode))
     os.replace(part, final)
     if durable:
         directory = os.open(os.path.dirname(final), os.O_RDONLY | os.O_DIRECTORY)

@@ -11,6 +11,7 @@ from qedasync.cli.io.failure import Misused, failing
 from qedasync.cli.io.flags import take_flags
 from qedasync.cli.io.numbers import size
 from qedasync.cli.options import ToolError
+from qedasync.cli.sizes import whole_sectors
 
 if TYPE_CHECKING:
     from qedasync.cli.io.session import Session
@@ -180,6 +181,6 @@ async def _truncate_raw(session: Session, length: int, mode: str) -> None:
     if mode != "off" and length < old:
         raise ToolError("Cannot use preallocation for shrinking files")
     with failing("truncate failed"):
-        await session.disk.truncate(-(-length // 512) * 512)
+        await session.disk.truncate(whole_sectors(length))
     if mode != "off":
         await preallocate(session.disk.path, old, length, mode)

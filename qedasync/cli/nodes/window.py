@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import qedasync
+from qedasync.cli.sizes import whole_sectors
 
 __all__ = ["Borrowed", "Window"]
 
@@ -28,7 +29,7 @@ class Window(qedasync.StorageBase):
     def size(self) -> int:
         if self._fixed is not None:
             return self._fixed
-        return -(-(self._inner.size - self._offset) // 512) * 512
+        return whole_sectors(self._inner.size - self._offset)
 
     async def read_into(
         self, buffers: Sequence[Any], offset: int, event: qedasync.Event = qedasync.Event.READ_AIO
