@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from qedasync.cli.main import VERBS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -55,13 +59,54 @@ def test_readme_bench_commands_are_taken_as_they_stand(tmp_path: Path) -> None:
         assert "IOPS" in done.stdout
 
 
+def script(beginning: str, end: str) -> str:
+    """All shell blocks between two headings, in order: what a user pastes into one directory."""
+    part = README.partition(f"\n{beginning}\n")[2].partition(f"\n{end}\n")[0]
+    return "\n".join(re.findall(r"```sh\n(.*?)```", part, re.DOTALL))
+
+
+def paste(commands: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run them in an empty directory, up to the first that fails."""
+    programs, work = cwd / "bin", cwd / "work"
+    for folder in (programs, work):
+        folder.mkdir()
+    program = programs / "qedasync"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m qedasync "$@"\n')
+    program.chmod(0o755)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"}
+    return subprocess.run(
+        ["sh", "-eu", "-c", commands],
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
 def test_readme_command_lines_run_one_after_the_other(tmp_path: Path) -> None:
-    section = README.partition("## The command line")[2].partition("## NBD")[0]
-    (block,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    lines = [shlex.split(line, comments=True) for line in block.splitlines()]
-    assert len(lines) > 12
-    for program, *words in lines:
-        assert program == "qedasync"
-        done = run(["-m", "qedasync", *words], tmp_path)
-        assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
-        assert done.stderr == ""
+    done = paste(script("## The command line", "## NBD"), tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "Images are identical." in done.stdout
+    assert "they differ" in done.stdout
+
+
+def test_readme_has_a_section_for_each_verb() -> None:
+    headings = re.findall(r"^##+ (.*)$", README, re.MULTILINE)
+    named = set(re.findall(r"\w+", " ".join(headings)))
+    assert set(VERBS) - {"serve"} <= named
+    assert "qedasync serve" in script("## NBD", "## `qedasync bench`")
+
+
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("nbdinfo", "nbdcopy", "qemu-io", "qemu-img"))),
+    reason="needs libnbd's and QEMU's tools",
+)
+def test_readme_nbd_server_is_used_by_real_clients(tmp_path: Path) -> None:
+    done = paste(script("## NBD", "## `qedasync bench`"), tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "read 65536/65536 bytes at offset 1048576" in done.stdout
+    copied = (tmp_path / "work" / "vm.raw").read_bytes()
+    assert copied == bytes(1 << 20) + b"\x05" * 65536 + bytes((63 << 20) - 65536)
