@@ -90,6 +90,7 @@ class Twins:
     def __init__(
         self, folder: Path, build: Builder | Path = nothing, *, in_process: bool = True
     ) -> None:
+        folder.mkdir(exist_ok=True)
         self.real, self.mine = folder / "real", folder / "ours"
         self._in_process = in_process
         self._folder = folder

@@ -157,9 +157,9 @@ def points() -> Iterator[tuple[str, str, str, str]]:
         next(kinds)
 
 
-UNSTEADY = {("commit into qed", "l2_load", "once")}
-"""Where the real tool's own answer differs from run to run: its several requests race for the one
-error. There only our message and the images are looked at."""
+RUNS = 6
+"""How often the real tool may run: its several requests race for the one error, so its own answer
+can differ from run to run, and sometimes it dies of an assertion. Ours must answer as one of them."""
 
 
 @pytest.mark.parametrize(("command", "event", "error", "spacing"), list(points()))
@@ -168,21 +168,29 @@ def test_error_at_a_step_is_told_as_qemu_tells_it(
 ) -> None:
     twins = Twins(tmp_path, originals)
     words = COMMANDS[command].format(rule=f"{event}-{error}-{spacing}")
-    real, ours = twins.theirs(words), twins.ours(words)
-    said = f"\n{words}\nreal: {real}\nours: {ours}"
+    ours = twins.ours(words)
+    reals = []
+    for number in range(RUNS):
+        reals.append(Twins(tmp_path / f"run{number}", originals).theirs(words))
+        if agrees(command, event, spacing, ours, reals[-1]):
+            break
+    said = f"\n{words}\nreal: {reals}\nours: {ours}"
     assert ours.err.count("\n") <= 1, said
     reasons = (os.strerror(ERRORS[error]), "new backing", "No space left in the file header")
     assert ours.code == 0 or any(reason in ours.err for reason in reasons), said
-    if (command, event, spacing) in UNSTEADY:
-        assert ours.code in (0, 1), said
-    elif is_among(TOLD, command, event) and real.code == 0:
-        assert ours.code in (0, 1), said
-    elif is_among(SPARED, command, event) and real.code == 1:
-        assert ours.code == 1 or spacing == "once" or event == "cow_write", said
-    else:
-        assert ours.code == real.code, said
-        assert shape(command, ours) == shape(command, real), said
+    assert agrees(command, event, spacing, ours, reals[-1]), said
     assert_sound(twins, originals, command, ours, said)
+
+
+def agrees(command: str, event: str, spacing: str, ours: Outcome, real: Outcome) -> bool:
+    """Whether ours says what the real tool said, or differs as the rows above allow."""
+    if real.code < 0:  # it died; there is nothing to be like
+        return ours.code in (0, 1)
+    if is_among(TOLD, command, event) and real.code == 0:
+        return ours.code in (0, 1)
+    if is_among(SPARED, command, event) and real.code == 1:
+        return ours.code == 1 or spacing == "once" or event == "cow_write"
+    return ours.code == real.code and shape(command, ours) == shape(command, real)
 
 
 def shape(command: str, said: Outcome) -> str:
