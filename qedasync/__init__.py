@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from qedasync.engine.stats import Stats
     from qedasync.events import Event
     from qedasync.format.header import Features
+    from qedasync.format.magic import identify
     from qedasync.image import Image
     from qedasync.image import open_image as open
     from qedasync.jobs import (
@@ -61,6 +62,7 @@ __all__ = [
     "compare",
     "measure",
     "probe",
+    "identify",
     "Image",
     "open_raw",
     "RawImage",
@@ -113,6 +115,7 @@ _HOMES = {
     "ExtentKind": "engine.extents.ExtentKind",
     "Stats": "engine.stats.Stats",
     "Features": "format.header.Features",
+    "identify": "format.magic.identify",
     "BackingRequest": "backing.BackingRequest",
     "Storage": "storage.base.Storage",
     "StorageBase": "storage.base.StorageBase",

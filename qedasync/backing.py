@@ -5,12 +5,15 @@ itself, or at an image that goes on so. Every name passes the gate here before a
 in this order: no URL, the policy's directory, the file is there, no loop, not too deep, the
 policy's word, an ordinary file. A relative name starts at the directory of the image that has it.
 
-QED can record one format for a backing file, raw. Without that record the file is looked at for
-QED's magic: an overlay on an image could not be opened otherwise. So a raw disk, if it was once
-writable and its guest wrote a QED header into it, is taken for an image. Nothing but raw or QED can
-come out, and what that header names passes the same gate again, so with "auto" the guest reaches
-files of the one directory and no others. Where even these are not to be seen, record the format
-(``create(..., backing_format="raw")``) or pass a function.
+QED can record one format for a backing file, raw. Without that record the file is looked at for the
+magic of an image: an overlay on one could not be opened otherwise. So a raw disk, if it was once
+writable and its guest wrote a QED header into it, is taken for an image. What that header names
+passes the same gate again, so with "auto" the guest reaches files of the one directory and no
+others. Where even these are not to be seen, record the format (``create(...,
+backing_format="raw")``) or pass a function. An image of another format is not taken for a raw disk:
+it is refused.
+
+URLs and other formats are for others to open: a policy that is a function may answer with a disk.
 
 The files of a chain are opened from the top down, then the images are put together from the bottom
 up, when it is known how many share the cache's budget.
@@ -19,14 +22,16 @@ up, when it is known how many share the cache's budget.
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
+from qedasync.disk import Disk, DiskSource
 from qedasync.engine.core import Engine, EngineOptions, read_backing_name, read_header
 from qedasync.engine.source import Source
 from qedasync.engine.sources import ImageSource, RawSource
@@ -34,12 +39,13 @@ from qedasync.errors import (
     BackingError,
     BackingRefused,
     FormatError,
-    HeaderError,
+    QEDError,
     RequestError,
-    StorageError,
 )
+from qedasync.events import Event
 from qedasync.format.geometry import ENTRY_BYTES
 from qedasync.format.header import Header, validate_header
+from qedasync.format.magic import HEAD_BYTES, identify
 from qedasync.storage.base import Storage
 from qedasync.storage.locks import LockRole
 from qedasync.storage.workers import in_thread
@@ -66,25 +72,41 @@ class BackingRequest:
 
     Attributes:
         name: the file's name as the image records it.
-        path: where that leads: absolute, symbolic links followed.
+        path: where that leads: absolute, symbolic links followed; ``""`` if the name is a URL.
         image_path: the image that names it.
         depth: 1 for the backing file of the image that is opened, 2 for that one's, ...
         format: ``"raw"`` or ``"qed"`` if that is settled, None if the file is to be looked at.
+            ``"qcow2"`` or the like if it has been, and is none that is opened here.
     """
 
     name: str
     path: str
     image_path: str
     depth: int
-    format: Literal["raw", "qed"] | None = None
+    format: str | None = None
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether it is a file in the directory of the image that names it; asks the host."""
+        directory = os.path.dirname(os.path.realpath(self.image_path))
+        return bool(self.path) and os.path.dirname(self.path) == directory
 
 
-BackingPolicy: TypeAlias = Literal["auto", "any"] | bool | Callable[[BackingRequest], bool]
-"""Which backing files may be opened; never URLs (``nbd://...``, ``json:...``).
+_Answer: TypeAlias = bool | Disk
+
+BackingPolicy: TypeAlias = (
+    Literal["auto", "any"] | bool | Callable[[BackingRequest], _Answer | Awaitable[_Answer]]
+)
+"""Which backing files may be opened.
 
 ``"auto"`` or True: regular files in the image's own directory, symbolic links followed.
-``"any"``: every regular file or block device. False: none, the image stands alone.
-A function: is asked for each file.
+``"any"``: every regular file or block device. False: none, the image stands alone. None of them
+lets URLs pass (``nbd://...``, ``json:...``), or files of other formats than raw and QED.
+
+A function, or a coroutine function, is asked for each name. True lets the file pass, False does
+not, and an open disk is taken for it, by whatever means it was opened; it is closed with the image.
+Only with a disk there is a way to URLs and other formats, for which it is asked once more when the
+file has been looked at. See :func:`qedasync.nbd.backing`.
 """
 
 _Opener: TypeAlias = Callable[..., Awaitable[Storage]]
@@ -234,6 +256,22 @@ class _Layer:
     header: Header | None = None
     backing_name: str | None = None
 
+    def source(self) -> Source:
+        """The file as a raw disk; closing it closes the file."""
+        return RawSource(self.storage, self.path, file=self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A disk that the policy's function gave, at the bottom of a chain."""
+
+    disk: Disk
+    header: None = None
+    backing_name: None = None
+
+    def source(self) -> Source:
+        return DiskSource(self.disk)
+
 
 class _Chain:
     """Opens the files below one image.
@@ -273,10 +311,10 @@ class _Chain:
         async with AsyncExitStack() as opened:
             layers = [await self._open_layer(name, kind, image_path, 1, opened)]
             while (below := layers[-1].backing_name) is not None and self._policy is not False:
-                header, path, depth = layers[-1].header, layers[-1].path, len(layers) + 1
-                assert header is not None
-                kind = "raw" if header.backing_is_raw else None
-                layers.append(await self._open_layer(below, kind, path, depth, opened))
+                above, depth = cast(_Layer, layers[-1]), len(layers) + 1
+                assert above.header is not None
+                kind = "raw" if above.header.backing_is_raw else None
+                layers.append(await self._open_layer(below, kind, above.path, depth, opened))
             source = await _join(layers, l2_cache_bytes, opened)
             opened.pop_all()
         return source
@@ -288,27 +326,67 @@ class _Chain:
         image_path: str,
         depth: int,
         opened: AsyncExitStack,
-    ) -> _Layer:
+    ) -> _Layer | _Given:
         """Let one name through the gate and open the file."""
         path = local_path(name, image_path)
         if path is None:
-            raise BackingRefused(
-                f"{image_path!r}: the backing file {name!r} is not a plain path; URLs and other"
-                " protocols are never opened. Record a path instead, or pass backing=False to open"
-                " the image without it",
-                name=name,
-            )
+            url = BackingRequest(name, "", image_path, depth, kind)
+            return await self._open_url(url, opened)
         place = await in_thread(partial(_Place.look, path, image_path))
         request = BackingRequest(name, place.path, image_path, depth, kind)
         file = self._admit(request, place)
+        if not self._trusts(request) and (given := await self._ask(request, opened)):
+            return given
+        self._check_kind(request, place)
         with _explained(request):
-            return await self._open_file(request, path, file, opened)
+            found = kind or await self._probe(request.path)
+            if found in ("raw", "qed"):
+                return await self._open_file(request, path, file, found == "raw", opened)
+        request = replace(request, format=found)
+        given = await self._ask(request, opened)
+        if given is None:
+            with _explained(request):
+                raise _foreign(found)
+        return given
+
+    async def _open_url(self, request: BackingRequest, opened: AsyncExitStack) -> _Given:
+        given = await self._ask(request, opened) if request.depth <= MAX_DEPTH else None
+        if given is None:
+            raise BackingRefused(
+                f"{request.image_path!r}: the backing file {request.name!r} is not a plain path;"
+                " URLs and other protocols are opened only by a function that is passed as backing"
+                " and answers with a disk. Record a path instead, or pass backing=False to open the"
+                " image without it",
+                name=request.name,
+            )
+        return given
+
+    async def _ask(self, request: BackingRequest, opened: AsyncExitStack) -> _Given | None:
+        """What the policy's function says of a name: a disk, None for yes; raises for no."""
+        if not callable(self._policy):
+            return None
+        with _explained(request):
+            answer = self._policy(request)
+            if inspect.isawaitable(answer):
+                answer = await answer
+        if isinstance(answer, Disk):
+            opened.push_async_callback(answer.close)
+            return _Given(answer)
+        if not answer and not self._trusts(request):
+            raise _refused(request, "was refused by the function passed as backing")
+        return None
+
+    def _trusts(self, request: BackingRequest) -> bool:
+        """Whether the caller has named it, who may use any file."""
+        return request.depth <= self._trusted_depth
+
+    def _confines(self, request: BackingRequest) -> bool:
+        """Whether it has to be in the image's own directory."""
+        return self._policy in ("auto", True) and not self._trusts(request)
 
     def _admit(self, request: BackingRequest, place: _Place) -> tuple[int, int]:
-        """Raise unless the file may be opened; remember which it is, and answer that."""
-        trusted = request.depth <= self._trusted_depth
-        confined = self._policy in ("auto", True) and not trusted
-        if confined and os.path.dirname(place.path) != place.image_directory:
+        """Raise unless the file may be asked about; remember which it is, and answer that."""
+        if self._confines(request) and os.path.dirname(place.path) != place.image_directory:
             raise _refused(request, f"is not in the image's own directory, {place.image_directory}")
         status = place.status
         if status is None:
@@ -320,24 +398,27 @@ class _Chain:
         self._files.add(file)
         if request.depth > MAX_DEPTH:
             raise _broken(request, f"the chain is longer than {MAX_DEPTH} files", errno.ELOOP)
-        if callable(self._policy) and not trusted and not self._policy(request):
-            raise _refused(request, "was refused by the function passed as backing")
-        if confined and stat.S_ISBLK(status.st_mode):
-            raise _refused(request, "is a block device")
-        if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
-            number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
-            raise _broken(request, "it is not a regular file or block device", number)
         return file
+
+    def _check_kind(self, request: BackingRequest, place: _Place) -> None:
+        """Raise unless it is an ordinary file."""
+        assert place.status is not None
+        mode = place.status.st_mode
+        if self._confines(request) and stat.S_ISBLK(mode):
+            raise _refused(request, "is a block device")
+        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            raise _broken(request, "it is not a regular file or block device", number)
 
     async def _open_file(
         self,
         request: BackingRequest,
         path: str,
         file: tuple[int, int],
+        raw: bool,
         opened: AsyncExitStack,
     ) -> _Layer:
-        kind = request.format or await self._probe(request.path)
-        role = LockRole.SHARED_READ if kind == "raw" else LockRole.READ_ONLY
+        role = LockRole.SHARED_READ if raw else LockRole.READ_ONLY
         storage = await self._open_storage(
             request.path,
             writable=False,
@@ -345,7 +426,7 @@ class _Chain:
             lock=role if self._lock else None,
         )
         opened.push_async_callback(storage.close)
-        if kind == "raw":
+        if raw:
             return _Layer(request, path, file, storage)
         header = await read_header(storage)
         geometry = validate_header(header, storage.size)
@@ -355,26 +436,27 @@ class _Chain:
         name = await read_backing_name(storage, header)
         return _Layer(request, path, file, storage, header, name)
 
-    async def _probe(self, path: str) -> Literal["raw", "qed"]:
+    async def _probe(self, path: str) -> str:
         """What the file is; without locks, for which of them it needs follows from the answer."""
         storage = await self._open_storage(path, writable=False, lock=None)
         try:
-            await read_header(storage)
-        except HeaderError:
-            return "raw"
+            head = bytearray(HEAD_BYTES)
+            await storage.read_into([head], 0, Event.HEADER_LOAD)
         finally:
             await storage.close()
-        return "qed"
+        return identify(head)
 
 
-async def _join(layers: list[_Layer], l2_cache_bytes: int, opened: AsyncExitStack) -> Source:
+async def _join(
+    layers: list[_Layer | _Given], l2_cache_bytes: int, opened: AsyncExitStack
+) -> Source:
     """Make sources of open files, the lowest first; each owns the one below it."""
     images = sum(layer.header is not None for layer in layers)
     options = EngineOptions(l2_cache_bytes=l2_cache_bytes // max(1, images))
     source: Source | None = None
     for layer in reversed(layers):
         if layer.header is None:
-            source = RawSource(layer.storage, layer.path, file=layer.file)
+            source = layer.source()
         else:
             with _explained(layer.request):
                 engine = await Engine.open(layer.storage, options, layer.path)
@@ -390,8 +472,20 @@ def _explained(request: BackingRequest) -> Iterator[None]:
     """Say which file of which image it is that failed."""
     try:
         yield
-    except (FormatError, StorageError) as error:
-        raise _broken(request, str(error), error.errno) from error
+    except BackingError:
+        raise
+    except QEDError as error:
+        raise _broken(request, str(error), getattr(error, "errno", None)) from error
+
+
+def _foreign(fmt: str) -> FormatError:
+    return FormatError(
+        f"it is a {fmt} image, not QED or raw. If qemu-nbd may open it, pass"
+        " backing=qedasync.nbd.backing(), or an open disk in its place; if it is a raw disk whose"
+        " guest wrote that, record its format as raw",
+        errno=errno.ENOTSUP,
+        field="format",
+    )
 
 
 def _broken(request: BackingRequest, why: str, number: int | None) -> BackingError:

@@ -22,6 +22,7 @@ def test_public_names_are_these_in_this_order() -> None:
         "compare",
         "measure",
         "probe",
+        "identify",
         "Image",
         "open_raw",
         "RawImage",

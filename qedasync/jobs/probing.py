@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from typing import Literal
 
 import qedasync
 from qedasync import Disk
-from qedasync.errors import RequestError
+from qedasync.errors import FormatError, RequestError
 
 __all__ = ["ImageInfo", "opened", "probe"]
 
@@ -23,8 +24,9 @@ class ImageInfo:
 
     Attributes:
         path: as it was named.
-        format: ``"qed"`` or ``"raw"``.
-        virtual_size: guest-visible bytes.
+        format: ``"qed"``, ``"raw"``, or QEMU's name of another format: ``"qcow2"``, ``"vmdk"``,
+            ``"vdi"``, ``"vhdx"``, ...
+        virtual_size: guest-visible bytes; None of another format, whose header is not read.
         actual_size: bytes that the file takes on the host.
         cluster_size, table_size: of a QED image; else None.
         backing_file, backing_format: as the image records them, or None.
@@ -32,8 +34,8 @@ class ImageInfo:
     """
 
     path: str
-    format: Format
-    virtual_size: int
+    format: str
+    virtual_size: int | None
     actual_size: int
     cluster_size: int | None = None
     table_size: int | None = None
@@ -47,7 +49,7 @@ class ImageInfo:
 
 
 async def probe(path: str | os.PathLike[str], *, lock: bool = False) -> ImageInfo:
-    """Look at a file: is it a QED image, and what does it say?
+    """Look at a file: of which format is it, and what does it say if it is a QED image?
 
     Args:
         path: a regular file or block device.
@@ -60,6 +62,8 @@ async def probe(path: str | os.PathLike[str], *, lock: bool = False) -> ImageInf
     name = os.fsdecode(path)
     found = await _format_of(name)
     actual = os.stat(name).st_blocks * 512
+    if found not in ("raw", "qed"):
+        return ImageInfo(name, found, None, actual)
     if found == "raw":
         async with qedasync.open_raw(name, lock=lock) as raw:
             return ImageInfo(name, "raw", raw.size, actual)
@@ -77,14 +81,14 @@ async def probe(path: str | os.PathLike[str], *, lock: bool = False) -> ImageInf
         )
 
 
-async def _format_of(path: str) -> Format:
+async def _format_of(path: str) -> str:
     storage = await qedasync.open_storage(path)
     try:
-        head = bytearray(4)
+        head = bytearray(512)
         await storage.read_into([head], 0)
     finally:
         await storage.close()
-    return "qed" if head == b"QED\0" else "raw"
+    return qedasync.identify(head)
 
 
 @asynccontextmanager
@@ -93,14 +97,26 @@ async def opened(
     fmt: Format | None,
     backing: Literal["auto", "any"] | bool = "auto",
 ) -> AsyncIterator[Disk]:
-    """A disk to read from; one that is given stays open, a file is closed again."""
+    """A disk to read from; one that is given stays open, a file is closed again.
+
+    Raises:
+        FormatError: the file is an image of another format, and nobody says that it is raw.
+    """
     if not isinstance(what, str | os.PathLike):
         yield what
         return
     if fmt not in (None, "qed", "raw"):
         raise RequestError(f"the format is {fmt!r}; it must be 'qed', 'raw' or None")
     path = os.fsdecode(what)
-    if (fmt or await _format_of(path)) == "raw":
+    found = fmt or await _format_of(path)
+    if found not in ("raw", "qed"):
+        raise FormatError(
+            f"{path!r} is a {found} image; qedasync.nbd.foreign({path!r}) opens it by means of"
+            ' qemu-nbd, and format "raw" takes it for a raw disk',
+            errno=errno.ENOTSUP,
+            field="format",
+        )
+    if found == "raw":
         async with qedasync.open_raw(path) as raw:
             yield raw
     else:

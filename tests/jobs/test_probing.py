@@ -64,6 +64,31 @@ async def test_probe_of_a_damaged_image_is_a_format_error(tmp_path: Path, conten
         await qedasync.probe(tmp_path / "a")
 
 
+FOREIGN = {"qcow2": b"QFI\xfb\0\0\0\3", "vhdx": b"vhdxfile", "vmdk": b"# Disk\nversion=1\n"}
+
+
+@pytest.mark.parametrize("fmt", FOREIGN)
+async def test_probe_of_another_format_says_which(tmp_path: Path, fmt: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(FOREIGN[fmt].ljust(MIB, b"\0"))
+    actual = os.stat(path).st_blocks * 512
+    assert await qedasync.probe(path) == ImageInfo(str(path), fmt, None, actual)
+
+
+async def test_job_on_a_file_of_another_format_is_refused_unless_it_is_said_to_be_raw(
+    tmp_path: Path,
+) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(FOREIGN["qcow2"].ljust(MIB, b"\0"))
+    with pytest.raises(FormatError, match="is a qcow2 image"):
+        await qedasync.convert(source, target, format="raw")
+    with pytest.raises(FormatError, match="is a qcow2 image"):
+        await qedasync.compare(source, source)
+    assert not target.exists()
+    await qedasync.convert(source, target, format="raw", source_format="raw")
+    assert target.read_bytes() == source.read_bytes()
+
+
 async def test_probe_of_nothing_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(ImageNotFound):
         await qedasync.probe(tmp_path / "a")
