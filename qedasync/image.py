@@ -25,6 +25,7 @@ from qedasync.engine.extents import Extent
 from qedasync.engine.need_check import Clock
 from qedasync.engine.source import Source
 from qedasync.engine.stats import Stats
+from qedasync.engine.views import pages_of
 from qedasync.errors import FormatError, ImageClosed, QEDError, RequestError, StorageError
 from qedasync.format.header import MAX_IMAGE_SIZE, SECTOR_BYTES, Features
 from qedasync.storage.base import Storage
@@ -63,6 +64,7 @@ class Image:
         self._path = path
         self._files = files
         self._try_read = engine.try_read
+        self._try_view = engine.try_view
         self._try_write = engine.try_write
 
     # ------------------------------------------------------------------ facts
@@ -145,6 +147,25 @@ class Image:
         A range outside the image, and a task that ought to give the loop a turn, get None too.
         """
         return self._try_read(length, offset)
+
+    async def read_view(self, length: int, offset: int) -> memoryview:
+        """Exactly ``length`` bytes from ``offset`` on, as a read-only view.
+
+        With ``open(..., map=True)`` it shows the page cache itself, if the bytes are one run in the
+        file, or all zeroes; without, or else, it is a copy. A view may be kept after
+        :meth:`close`: the file stays mapped, and locked, until the last one is gone.
+
+        Raises and cancellation: as :meth:`pread`.
+        """
+        view = self._try_view(length, offset)
+        if view is None:
+            self._check_range(offset, length)
+            view = await self._engine.view(length, offset) if length else memoryview(b"")
+        return view
+
+    def try_read_view(self, length: int, offset: int) -> memoryview | None:
+        """The view, if it can be had at once and without a copy; as :meth:`try_pread`."""
+        return self._try_view(length, offset)
 
     async def readinto(self, buffer: bytearray | memoryview, offset: int) -> int:
         """Fill ``buffer`` from ``offset`` on; answers its length in bytes.
@@ -585,6 +606,7 @@ class _Wish:
     backing: BackingPolicy | Disk
     need_check_timeout: float
     clock: Clock | None
+    map: bool
 
 
 def open_image(
@@ -599,6 +621,7 @@ def open_image(
     backing: BackingPolicy | Disk = "auto",
     need_check_timeout: float = 5.0,
     clock: Clock | None = None,
+    map: bool = False,
 ) -> Opening[Image]:
     """Open a QED image: ``await`` it, or use it in ``async with``.
 
@@ -627,6 +650,12 @@ def open_image(
         clean;
             0 for only at close.
         clock: time for the above; for tests.
+        map: let :meth:`Image.read_view` show the page cache itself (mode ``"r"``, with ``lock``).
+            While a view or the image is there, nobody can open the file for writing or cut it: the
+            kernel's lease on it makes them wait, up to 45 s if views are kept. Only who may take
+            such a lease (the file's owner), on a local file, gets views; others get copies. What
+            remains: a page that has left the cache, and that the disk fails to read again, ends
+            the process (SIGBUS), as does a view of what is cut off after these 45 s.
 
     Raises:
         StorageError: the file cannot be opened (``ImageNotFound``, ``AccessDenied``,
@@ -640,6 +669,8 @@ def open_image(
     check_choice("check", check, _CHECKS)
     if not isinstance(backing, Disk):
         check_policy(backing)
+    if map and (mode != "r" or not lock or cache == "none"):
+        raise RequestError('map needs mode "r", the lock, and the page cache', errno=errno.EINVAL)
     wish = _Wish(
         path=os.fsdecode(path),
         writable=mode == "r+",
@@ -651,6 +682,7 @@ def open_image(
         backing=backing,
         need_check_timeout=need_check_timeout,
         clock=clock,
+        map=map,
     )
     return Opening(partial(_open, wish))
 
@@ -726,6 +758,8 @@ async def _make_ready(engine: Engine, wish: _Wish) -> None:
     await engine.clear_autoclear()
     if dirty and wish.check == "auto":
         await _repair(engine, wish)
+    if wish.map and (pages := pages_of(engine.storage)) is not None:
+        engine.lend(pages)
 
 
 async def _open_backing(engine: Engine, wish: _Wish) -> Source | None:

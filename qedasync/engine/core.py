@@ -26,6 +26,7 @@ from qedasync.engine.commit import Committer
 from qedasync.engine.extents import Extent, joined
 from qedasync.engine.gate import Gate
 from qedasync.engine.header_file import HeaderFile
+from qedasync.engine.inline import TryView, bind_read, bind_view, bind_write
 from qedasync.engine.l2_cache import L2Cache
 from qedasync.engine.need_check import Clock, LoopClock, NeedCheck
 from qedasync.engine.request import Reader
@@ -35,10 +36,11 @@ from qedasync.engine.stats import Stats
 from qedasync.engine.status import Mapper
 from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables, load_l1
 from qedasync.engine.tasks import TaskOwner
+from qedasync.engine.views import FilePages, Viewer
 from qedasync.engine.write import Writer
 from qedasync.errors import ImageClosed, ImageFailed, QEDError, ReadOnly, RequestError, StateError
 from qedasync.events import Event
-from qedasync.format.geometry import SLICE_ENTRIES, Geometry
+from qedasync.format.geometry import Geometry
 from qedasync.format.header import (
     AUTOCLEAR_FEATURE_MASK,
     HEADER_BYTES,
@@ -55,8 +57,6 @@ __all__ = ["Engine", "EngineOptions", "Watcher"]
 
 Watcher = Callable[[int, int], None]
 """Is told the position and length of what has been written."""
-
-_INDEX_MASK = SLICE_ENTRIES - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +181,15 @@ class Engine:
         self._watcher: Watcher | None = None
         self._set_size(header.image_size)
         self.budget = Budget(self.loop)
-        self._may_write = options.writable
+        self.may_write_inline = options.writable
         self._try_read_into = storage.try_read_into
-        self.try_read = self._bind_try_read()
-        self._write_inline = self._bind_write_inline()
+        self._viewer: Viewer | None = None
+        young = self.cache.young
+        self.try_read = bind_read(self, geometry, young, storage, self.budget)
+        self.try_view: TryView = _view_nothing
+        self._write_inline = bind_write(self, geometry, young, storage, self.budget, self.stats)
         # What would return before it is durable is not offered to who cannot wait for that.
-        self.try_write = self._write_nothing if options.write_through else self._write_inline
+        self.try_write = _write_nothing if options.write_through else self._write_inline
 
     @classmethod
     async def open(cls, storage: Storage, options: EngineOptions, path: str = "") -> Engine:
@@ -234,6 +237,8 @@ class Engine:
         self.queue.fill_bytes = 0 if backing is None else 2 * self.geometry.cluster_size
         for part in (self.reader, self._writer, self._grower, self.mapper, self._committer):
             part.backing = backing
+        if self._viewer is not None:
+            self._viewer.backing = backing
 
     @property
     def header(self) -> Header:
@@ -254,43 +259,6 @@ class Engine:
         )
 
     # ------------------------------------------------------------------ reads
-
-    def _bind_try_read(self) -> Callable[[int, int], bytearray | None]:
-        """Make :attr:`try_read`. ``try_read(length, pos)`` is the bytes, if nothing about them
-        needs waiting for; else None, and nothing is said of why.
-
-        Any argument is safe: what is out of range is None too. Never suspends.
-
-        A function with the image's constants in its closure, for loading an attribute on this path
-        costs as much as any other step of it.
-        """
-        young, try_read_into, geometry = self.cache.young, self._try_read_into, self.geometry
-        slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
-        cluster_mask, cluster_size = geometry.cluster_mask, geometry.cluster_size
-        index_mask, small, budget = _INDEX_MASK, SMALL, self.budget
-
-        def try_read(length: int, pos: int) -> bytearray | None:
-            # A negative position has no slice.
-            if budget.reads < budget.limit and pos + length <= self.image_size and length > 0:
-                entries = young.get(pos >> slice_shift)
-                inside = pos & cluster_mask
-                if entries is not None and inside + length <= cluster_size:
-                    entry = entries[(pos >> cluster_bits) & index_mask]
-                    if entry > 1:
-                        data = bytearray(length)
-                        if not try_read_into((data,), entry + inside):
-                            return None
-                    elif entry == 1 or self.backing is None:
-                        data = bytearray(length)
-                    else:
-                        return None
-                    budget.reads += 1
-                    if length > small:
-                        budget.limit -= length // small
-                    return data
-            return None
-
-        return try_read
 
     def try_read_into(self, buffers: ReadBuffers, pos: int, length: int) -> bool:
         """Like :meth:`try_read`, into ``buffers``; only from mapped clusters."""
@@ -336,44 +304,45 @@ class Engine:
         self.stats.reads += 1
         self.stats.read_bytes += length
 
-    # ----------------------------------------------------------------- writes
+    def lend(self, pages: FilePages) -> None:
+        """Give views of ``pages``, a map of the storage's file, from now on. Read-only images."""
+        self._viewer = Viewer(self.storage, self.tables, pages)
+        self._viewer.backing = self.backing
+        young = self.cache.young
+        self.try_view = bind_view(self, self.geometry, young, pages, self.budget)
 
-    def _write_nothing(self, data: bytes | bytearray | memoryview, pos: int, length: int) -> bool:
-        return False
+    async def view(self, length: int, pos: int) -> memoryview:
+        """``length`` bytes inside the image that :attr:`try_view` did not give; perhaps a copy.
 
-    def _bind_write_inline(self) -> Callable[[bytes | bytearray | memoryview, int, int], bool]:
-        """Make :attr:`try_write`. ``try_write(data, pos, length)`` writes ``data``, ``length``
-        bytes, if it goes to a cluster at hand and need not wait, and says whether it did.
-
-        Any argument is safe: what is out of range is False too, as is all that takes no writes.
-
-        Locks: none. Never suspends.
+        Raises and cancellation: as :meth:`read_into`.
         """
-        young, try_write_now, geometry = self.cache.young, self.storage.try_write, self.geometry
-        slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
-        cluster_mask, cluster_size = geometry.cluster_mask, geometry.cluster_size
-        index_mask, small, budget, stats = _INDEX_MASK, SMALL, self.budget, self.stats
+        if self.budget.used_up:
+            await self.budget.pause()
+            if self._viewer is not None:
+                self._viewer.file.refresh()
+            view = self.try_view(length, pos)
+            if view is not None:
+                return view
+        view = await self._find_view(length, pos)
+        if view is None:
+            view = memoryview(await self.read(length, pos)).toreadonly()
+        return view
 
-        def write_inline(data: bytes | bytearray | memoryview, pos: int, length: int) -> bool:
-            if budget.reads < budget.limit and pos + length <= self.image_size and length > 0:
-                entries = young.get(pos >> slice_shift)
-                if entries is not None and self._may_write:
-                    entry = entries[(pos >> cluster_bits) & index_mask]
-                    inside = pos & cluster_mask
-                    if (
-                        entry > 1
-                        and inside + length <= cluster_size
-                        and try_write_now((data,), entry + inside)
-                    ):
-                        budget.limit -= 2  # it takes about twice as long as a read
-                        if length > small:
-                            budget.limit -= length // small
-                        stats.writes += 1
-                        stats.write_bytes += length
-                        return True
-            return False
+    async def _find_view(self, length: int, pos: int) -> memoryview | None:
+        if self._viewer is None:
+            return None
+        await self._enter()
+        try:
+            view = await self._viewer.find(length, pos)
+        finally:
+            self.gate.leave()
+        if view is not None:
+            self.budget.charge(0)
+            self.stats.reads += 1
+            self.stats.read_bytes += length
+        return view
 
-        return write_inline
+    # ----------------------------------------------------------------- writes
 
     async def write(self, buffers: WriteBuffers, pos: int, length: int) -> None:
         """Write ``buffers``, ``length`` bytes in all and inside the image, at ``pos``.
@@ -468,12 +437,12 @@ class Engine:
         One watcher at a time. Growing is not told.
         """
         self._watcher = watcher
-        self._may_write = False  # what is written inline passes nobody
+        self.may_write_inline = False  # what is written inline passes nobody
         try:
             yield
         finally:
             self._watcher = None
-            self._may_write = self.options.writable and self.failure is None
+            self.may_write_inline = self.options.writable and self.failure is None
 
     def _wrote(self, pos: int, length: int) -> None:
         if self._watcher is not None:
@@ -658,7 +627,7 @@ class Engine:
         if self.failure is None:
             self.failure = error
             self.need_check.may_clear = False
-            self._may_write = False
+            self.may_write_inline = False
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
@@ -794,3 +763,13 @@ class Engine:
         """Refuse a call from another event loop than the image's own."""
         if asyncio.get_running_loop() is not self.loop:
             raise StateError("The image belongs to another event loop: open one on each")
+
+
+def _view_nothing(length: int, pos: int) -> memoryview | None:
+    """Without a map there is nothing to lend."""
+    return None
+
+
+def _write_nothing(data: bytes | bytearray | memoryview, pos: int, length: int) -> bool:
+    """Nothing is written before it is durable."""
+    return False

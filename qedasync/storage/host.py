@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from qedasync.errors import StorageError, storage_error
-from qedasync.storage.locks import LockRole, acquire_locks
+from qedasync.storage.locks import LockRole, acquire_locks, locked
 
 __all__ = [
     "NOWAIT",
@@ -86,6 +86,8 @@ def open_file(
     try:
         fd = os.open(path, flags, 0o644)
     except OSError as error:
+        if error.errno == errno.EAGAIN:
+            raise locked(path, "another program has a lease on it") from error
         hint = None
         if direct and error.errno == errno.EINVAL:
             hint = 'The file system has no O_DIRECT; use another cache mode than "none"'

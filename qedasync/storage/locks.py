@@ -24,7 +24,7 @@ from qedasync.errors import ImageLocked, storage_error
 if sys.platform == "linux":
     import fcntl
 
-__all__ = ["LockRole", "acquire_locks", "release_locks"]
+__all__ = ["LockRole", "acquire_locks", "locked", "release_locks"]
 
 _USE, _FORBID = 100, 200
 _READ, _WRITE, _RESIZE = 0, 1, 3  # permission bits: consistent read, write, resize
@@ -76,12 +76,12 @@ def acquire_locks(fd: int, role: LockRole, path: str | os.PathLike[str]) -> None
         if error.errno in (errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP):
             return
         if error.errno in (errno.EAGAIN, errno.EACCES):  # an exclusive lock of a stranger
-            raise _locked(path, "another program has locked it") from error
+            raise locked(path, "another program has locked it") from error
         raise storage_error(error, path=path) from error
     if blocked or shared:
         release_locks(fd)
         reason = "another program forbids this use" if blocked else "another program writes it"
-        raise _locked(path, reason)
+        raise locked(path, reason)
 
 
 def release_locks(fd: int) -> None:
@@ -102,7 +102,8 @@ def _held_elsewhere(fd: int, byte: int) -> bool:
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
-def _locked(path: str | os.PathLike[str], reason: str) -> ImageLocked:
+def locked(path: str | os.PathLike[str], reason: str) -> ImageLocked:
+    """The error for a file that others use in a way that forbids ours."""
     return ImageLocked(
         errno.EAGAIN,
         f"The image is in use: {reason}. Close the other user, or pass lock=False "

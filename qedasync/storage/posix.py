@@ -25,6 +25,7 @@ from qedasync.errors import StorageError, storage_error
 from qedasync.events import Event
 from qedasync.storage.base import ReadBuffers, Write, WriteBuffers, zero_views
 from qedasync.storage.batch import Channel, Transfer
+from qedasync.storage.file_map import FileMap
 from qedasync.storage.host import (
     NOWAIT,
     OpenedFile,
@@ -92,6 +93,7 @@ class PosixStorage:
         self._reading = self._writing = 0  # batches on threads
         self._read_scheduled = self._write_scheduled = False
         self._closed = False
+        self._map: FileMap | None = None
         self._released: asyncio.Future[None] | None = None  # what a second close waits for
         self._truncations = 0  # that have succeeded
         self._exclusive = False  # an unaligned direct write runs alone
@@ -155,6 +157,15 @@ class PosixStorage:
         if self._closed or self.direct:
             return None
         return HostFile(self._fd, self._note_foreign_write)
+
+    def map(self) -> FileMap | None:
+        """A map of the file for as long as the storage is open; None if it is not safe.
+
+        For a file that is open for reading only. Another call gives the same map.
+        """
+        if self._map is None and not self._closed and not self.direct:
+            self._map = FileMap.of(self._fd, self._loop)
+        return self._map
 
     def _note_foreign_write(self) -> None:
         self._unsynced = True
@@ -446,6 +457,8 @@ class PosixStorage:
         try:
             await self._workers.drain()
         finally:
+            if self._map is not None:
+                self._map.close()
             fd, self._fd = self._fd, -1
             self._workers.close()
             os.close(fd)

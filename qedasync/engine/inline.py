@@ -1,0 +1,149 @@
+"""What finishes inside the caller: reads, views and writes that need not wait for anything.
+
+Each is a function with the image's constants in its closure, for loading an attribute on these
+paths costs as much as any other step of them. Any argument is safe: what is out of range is not
+done either, and nothing is said of why. None of them ever suspends, none takes a lock, and each
+counts what it does (:mod:`qedasync.engine.budget`).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias
+
+from qedasync.engine.budget import SMALL, Budget
+from qedasync.engine.source import Source
+from qedasync.engine.stats import Stats
+from qedasync.engine.views import FilePages
+from qedasync.format.geometry import SLICE_ENTRIES, Geometry
+from qedasync.storage.base import ZERO_CHUNK, Storage
+
+__all__ = ["Guest", "TryRead", "TryView", "TryWrite", "bind_read", "bind_view", "bind_write"]
+
+TryRead: TypeAlias = Callable[[int, int], bytearray | None]
+"""``try_read(length, pos)``: the bytes, or None."""
+
+TryView: TypeAlias = Callable[[int, int], memoryview | None]
+"""``try_view(length, pos)``: the bytes where they are, or None."""
+
+TryWrite: TypeAlias = Callable[[bytes | bytearray | memoryview, int, int], bool]
+"""``try_write(data, pos, length)``: whether all of it has been written."""
+
+_INDEX_MASK = SLICE_ENTRIES - 1
+_WRITE_COST = 2  # reads; it takes about twice as long as one
+
+
+class Guest(Protocol):
+    """What changes of an image while it is open.
+
+    Attributes:
+        image_size: guest bytes.
+        backing: what unallocated areas come from, or None for zeroes.
+        may_write_inline: whether anything may be written without asking anybody.
+    """
+
+    image_size: int
+    backing: Source | None
+    may_write_inline: bool
+
+
+_Slices: TypeAlias = Mapping[int, "array[int]"]
+
+
+def bind_read(
+    guest: Guest, geometry: Geometry, young: _Slices, storage: Storage, budget: Budget
+) -> TryRead:
+    """Make ``try_read`` for an image whose sound slices are in ``young``."""
+    slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
+    cluster_mask, cluster_size = geometry.cluster_mask, geometry.cluster_size
+    index_mask, small, try_read_into = _INDEX_MASK, SMALL, storage.try_read_into
+
+    def try_read(length: int, pos: int) -> bytearray | None:
+        # A negative position has no slice.
+        if budget.reads < budget.limit and pos + length <= guest.image_size and length > 0:
+            entries = young.get(pos >> slice_shift)
+            inside = pos & cluster_mask
+            if entries is not None and inside + length <= cluster_size:
+                entry = entries[(pos >> cluster_bits) & index_mask]
+                if entry > 1:
+                    data = bytearray(length)
+                    if not try_read_into((data,), entry + inside):
+                        return None
+                elif entry == 1 or guest.backing is None:
+                    data = bytearray(length)
+                else:
+                    return None
+                budget.reads += 1
+                if length > small:
+                    budget.limit -= length // small
+                return data
+        return None
+
+    return try_read
+
+
+def bind_view(
+    guest: Guest, geometry: Geometry, young: _Slices, file: FilePages, budget: Budget
+) -> TryView:
+    """Make ``try_view``: of ranges in one cluster, and in one window of ``file``.
+
+    A window is resident only as a whole, so what is in one is in the file.
+    """
+    slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
+    cluster_mask, unit = geometry.cluster_mask, min(geometry.cluster_size, file.window)
+    unit_mask, window_bits = unit - 1, file.window.bit_length() - 1
+    index_mask, resident, bytes_of_file = _INDEX_MASK, file.resident, file.view
+    zeroes = memoryview(ZERO_CHUNK)
+
+    def try_view(length: int, pos: int) -> memoryview | None:
+        if budget.reads < budget.limit and pos + length <= guest.image_size and length > 0:
+            entries = young.get(pos >> slice_shift)
+            if entries is not None and (pos & unit_mask) + length <= unit:
+                entry = entries[(pos >> cluster_bits) & index_mask]
+                if entry > 1:
+                    offset = entry + (pos & cluster_mask)
+                    if offset >> window_bits in resident:
+                        budget.reads += 1
+                        return bytes_of_file[offset : offset + length]
+                elif entry == 1 or guest.backing is None:
+                    budget.reads += 1
+                    return zeroes[:length]
+        return None
+
+    return try_view
+
+
+def bind_write(
+    guest: Guest,
+    geometry: Geometry,
+    young: _Slices,
+    storage: Storage,
+    budget: Budget,
+    stats: Stats,
+) -> TryWrite:
+    """Make ``try_write``: in place, in one cluster, if nobody has to hear of it."""
+    slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
+    cluster_mask, cluster_size = geometry.cluster_mask, geometry.cluster_size
+    index_mask, small, try_write_now = _INDEX_MASK, SMALL, storage.try_write
+
+    def try_write(data: bytes | bytearray | memoryview, pos: int, length: int) -> bool:
+        if budget.reads < budget.limit and pos + length <= guest.image_size and length > 0:
+            entries = young.get(pos >> slice_shift)
+            if entries is not None and guest.may_write_inline:
+                entry = entries[(pos >> cluster_bits) & index_mask]
+                inside = pos & cluster_mask
+                if (
+                    entry > 1
+                    and inside + length <= cluster_size
+                    and try_write_now((data,), entry + inside)
+                ):
+                    budget.limit -= _WRITE_COST
+                    if length > small:
+                        budget.limit -= length // small
+                    stats.writes += 1
+                    stats.write_bytes += length
+                    return True
+        return False
+
+    return try_write
