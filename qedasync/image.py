@@ -19,6 +19,7 @@ from qedasync.backing import BackingPolicy, check_policy, open_backing, open_new
 from qedasync.chain import ChainFiles, Progress, change_name, commit, plan_name, rebase
 from qedasync.check import CheckResult, check_image
 from qedasync.disk import Buffer, Disk, DiskSource
+from qedasync.engine.buffers import cut
 from qedasync.engine.bulk import Bulk
 from qedasync.engine.core import Engine, EngineOptions
 from qedasync.engine.extents import Extent
@@ -253,6 +254,33 @@ class Image:
         self._check_range(offset, length)
         if length:
             await self._engine.discard(offset, length)
+
+    async def populate(self, data: Buffer, offset: int) -> None:
+        """Write ``data`` where nothing is allocated yet, and leave all other clusters alone.
+
+        For what shows through from the backing file and is to be kept here: a guest that writes
+        meanwhile loses nothing. Clusters are marked as zeroes if ``data`` is nothing else. Not
+        durable before the next :meth:`flush`, whatever the cache mode.
+
+        Args:
+            data: whole clusters, or up to the image's end.
+            offset: where a cluster begins.
+
+        Raises and cancellation: as :meth:`pwrite`.
+        """
+        content = as_buffer(data)
+        length = len(content)
+        self._check_range(offset, length)
+        end, geometry = offset + length, self._engine.geometry
+        zeroes = bytes(content).count(0) == length
+        if offset & geometry.cluster_mask or (end & geometry.cluster_mask and end < self.size):
+            raise RequestError("only whole clusters can be populated", offset=offset, length=length)
+        pos = offset
+        while pos < end:
+            stop = min(geometry.end_of_slice(pos), end)
+            part = None if zeroes else cut([content], pos - offset, stop - pos)
+            await self._engine.populate(pos, stop - pos, part)
+            pos = stop
 
     async def flush(self) -> None:
         """Make every write that returned before this call survive a power loss.
