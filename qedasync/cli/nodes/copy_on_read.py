@@ -2,37 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 import qedasync
 from qedasync.cli.nodes.disk_filter import DiskFilter
 
 __all__ = ["CopyOnRead"]
 
+_OWN = (qedasync.ExtentKind.DATA, qedasync.ExtentKind.ZERO)
+_ENTRY_BYTES = 8
+_MAX_COPY = 16 << 20  # bytes that QEMU copies at once
+
 
 class CopyOnRead(DiskFilter):
-    """An image whose reads leave the clusters they touched in it."""
+    """An image whose reads leave the clusters they touched in it.
+
+    What is copied at once is marked as zeroes if it is nothing else. A cluster that somebody writes
+    meanwhile keeps what was written.
+    """
 
     async def pread(self, length: int, offset: int) -> bytearray:
-        data = await super().pread(length, offset)
-        await self._keep(offset, length)
+        end = offset + length
+        if not length or end > self.size or offset < 0:
+            return await super().pread(length, offset)
+        data = bytearray(length)
+        async for start, stop, own in self._runs(offset, end):
+            first, last = max(start, offset), min(stop, end)
+            place = memoryview(data)[first - offset : last - offset]
+            if own:
+                await self._disk.preadv((place,), first)
+            else:
+                place[:] = (await self._copy(start, stop))[first - start : last - start]
         return data
 
     async def preadv(self, buffers: Iterable[bytearray | memoryview], offset: int) -> int:
-        length = await super().preadv(list(buffers), offset)
-        await self._keep(offset, length)
+        views = list(buffers)
+        length = sum(map(len, views))
+        data = memoryview(await self.pread(length, offset))
+        for view in views:
+            view[:] = data[: len(view)]
+            data = data[len(view) :]
         return length
 
-    async def _keep(self, offset: int, length: int) -> None:
+    async def _copy(self, start: int, stop: int) -> memoryview:
+        """What shows through in whole clusters, now in the image."""
+        data = await self._disk.pread(stop - start, start)
+        await self._disk.populate(data, start)
+        return memoryview(data)
+
+    async def _runs(self, pos: int, end: int) -> AsyncIterator[tuple[int, int, bool]]:
+        """Runs of the clusters that hold ``[pos, end)``: start, stop, whether they are allocated.
+
+        As QEMU finds them: none reaches over the end of an L2 table.
+        """
         size = self._disk.cluster_size
-        start = offset // size * size
-        end = min(-(-(offset + length) // size) * size, self._disk.size)
-        if start >= end:
-            return
-        for run in await self._disk.block_status(start, end - start):
-            if run.kind in (qedasync.ExtentKind.BACKING, qedasync.ExtentKind.UNALLOCATED):
-                data = await self._disk.pread(run.length, run.start)
-                if any(data):
-                    await self._disk.pwrite(data, run.start)
-                else:
-                    await self._disk.write_zeroes(run.length, run.start)
+        table_reach = self._disk.table_size * size // _ENTRY_BYTES * size
+        pos, end = pos // size * size, min(-(-end // size) * size, self.size)
+        while pos < end:
+            stop = min(end, (pos // table_reach + 1) * table_reach)
+            runs = await self._disk.block_status(pos, stop - pos)
+            own = runs[0].kind in _OWN
+            stop = next((run.start for run in runs if (run.kind in _OWN) != own), stop)
+            if not own:
+                stop = min(stop, pos + _MAX_COPY)
+            yield pos, stop, own
+            pos = stop

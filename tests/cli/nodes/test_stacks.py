@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,38 @@ async def test_copy_on_read_keeps_what_was_read(image: Path, tmp_path: Path) -> 
     own = {at for at, kind in kinds.items() if kind in ("data", "zero")}
     assert own == {1, 3}
     assert kinds[1] == "data"
+
+
+async def test_copy_on_read_never_writes_over_what_a_guest_writes_meanwhile(
+    image: Path,
+) -> None:
+    base = await qedasync.open_raw("base", storage=qedasync.MemoryStorage(b"b" * 4 * CLUSTER))
+    slow = Slow(base)
+    disk = CopyOnRead(await qedasync.open(image, "r+", backing=slow))
+    slow.gate.clear()
+    reading = asyncio.create_task(disk.pread(2 * CLUSTER, CLUSTER))
+    await slow.reached.wait()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(disk.pwrite(b"guest" * 2, CLUSTER))
+        slow.gate.set()
+    await reading
+    assert await disk.pread(12, CLUSTER) == b"guestguestbb"
+    assert {run.kind for run in await disk.block_status(CLUSTER, 2 * CLUSTER)} == {"data"}
+    await disk.close()
+
+
+class Slow(DiskFilter):
+    """Reads wait for a gate."""
+
+    def __init__(self, disk: Any) -> None:
+        super().__init__(disk)
+        self.reached, self.gate = asyncio.Event(), asyncio.Event()
+        self.gate.set()
+
+    async def preadv(self, buffers: Iterable[bytearray | memoryview], offset: int) -> int:
+        self.reached.set()
+        await self.gate.wait()
+        return await super().preadv(buffers, offset)
 
 
 async def test_filters_are_disks_without_ways_around_them(image: Path) -> None:
