@@ -10,14 +10,14 @@ from qedasync.cli.options import ToolError
 
 if TYPE_CHECKING:
     from qedasync.cli.io.session import Session
-    from qedasync.cli.nodes.blkdebug import BlkdebugStorage
+    from qedasync.cli.nodes.debugger import Debugger
 
 __all__ = ["do_break", "do_remove_break", "do_resume", "do_wait_break"]
 
 _NOT_FOUND = "No such file or directory"
 
 
-def _debug(session: Session, what: str) -> BlkdebugStorage:
+def _debug(session: Session, what: str) -> Debugger:
     """The blkdebug; raises Failed if there is none."""
     if session.node.debug is None:
         raise Failed(f"Could not {what}: Operation not supported\n")
@@ -31,7 +31,6 @@ async def do_break(session: Session, words: Sequence[str]) -> None:
         _debug(session, what).add_break(words[1], words[2])
     except ToolError as error:
         raise Failed(f"Could not {what}: {_NOT_FOUND}\n") from error
-    session.tags.add(words[2])
 
 
 async def do_resume(session: Session, words: Sequence[str]) -> None:
@@ -41,7 +40,7 @@ async def do_resume(session: Session, words: Sequence[str]) -> None:
         raise Failed(f"Could not {what}: {_NOT_FOUND}\n")
 
 
-def _resume(debug: BlkdebugStorage, tag: str) -> bool:
+def _resume(debug: Debugger, tag: str) -> bool:
     if not debug.is_suspended(tag):
         return False
     print(f"blkdebug: Resuming request '{tag}'")

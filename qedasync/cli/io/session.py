@@ -56,13 +56,11 @@ class Session:
     Attributes:
         backing: the policy for images that commands open.
         ended: whether the commands have come to their end.
-        tags: of the breakpoints that were set.
     """
 
     def __init__(self, backing: str | None = None) -> None:
         self.backing = backing
         self.ended = False
-        self.tags: set[str] = set()
         self._node: Node | None = None
         self._opening: Opening | None = None
         self._readonly = False
@@ -146,9 +144,7 @@ class Session:
             return
         node = self._node
         if node.debug is not None:
-            for tag in self.tags:
-                node.debug.remove_break(tag)
-        self.tags.clear()
+            node.debug.remove_all_breaks()
         await self.drain()
         self._node = None
         try:

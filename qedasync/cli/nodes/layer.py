@@ -10,6 +10,7 @@ from qedasync.cli.nodes.values import Options, in_qemus_order
 
 if TYPE_CHECKING:
     from qedasync.cli.nodes.blkdebug import BlkdebugStorage
+    from qedasync.cli.nodes.debugger import Debugger
 
 __all__ = ["CACHES", "FORMATS", "PROTOCOLS", "How", "Layer", "filename_of"]
 
@@ -75,7 +76,7 @@ class Layer:
             as objects.
         exact: the plain name that opens the same, or "".
         allocated: bytes that the file takes on the host; None where nobody can tell.
-        debug: the blkdebug in the stack, if there is one.
+        debug: rules and breakpoints of the blkdebug in the stack, if there is one.
         file: path of the file at the bottom, "" if it is none.
         cluster_size: of an image, here or below.
         shift: where in the file below a raw node begins.
@@ -88,7 +89,7 @@ class Layer:
     exact: str
     allocated: int | None
     disk: Any = None
-    debug: BlkdebugStorage | None = None
+    debug: Debugger | None = None
     file: str = ""
     cluster_size: int | None = None
     shift: int = 0

@@ -14,7 +14,7 @@ from qedasync.cli.nodes.values import Options, nested, text
 from qedasync.cli.options import Parsed, ToolError
 
 if TYPE_CHECKING:
-    from qedasync.cli.nodes.blkdebug import BlkdebugStorage
+    from qedasync.cli.nodes.debugger import Debugger
 
 __all__ = ["Access", "Node", "access_from", "open_node", "resolve_file"]
 
@@ -55,7 +55,7 @@ class Node:
         filename: as QEMU reports it.
         spec: the options it was opened with, as objects in objects.
         allocated: bytes that the file takes on the host; None where nobody can tell.
-        debug: the blkdebug in the stack, if there is one.
+        debug: rules and breakpoints of the blkdebug in the stack, if there is one.
         file: path of the file at the bottom, "" if it is none.
         cluster_size: of the image in it, None if there is none.
     """
@@ -65,7 +65,7 @@ class Node:
     filename: str
     spec: Mapping[str, Any]
     allocated: int | None
-    debug: BlkdebugStorage | None
+    debug: Debugger | None
     file: str
     cluster_size: int | None = None
 

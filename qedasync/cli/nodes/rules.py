@@ -155,7 +155,8 @@ def take_rules(options: Options, *, writable: bool) -> Rules:
         _take_group(rules, group, extract(options, f"{group}."))
     for name in STRONG[3:]:
         rules.limits[name] = size(options, name, 0)
-    if "write" in _take_permissions(options, "take-child-perms") and not writable:
+    taken = _take_permissions(options, "take-child-perms")
+    if not writable and {"write", "write-unchanged"} & set(taken):
         raise ToolError("Block node is read-only")
     _take_permissions(options, "unshare-child-perms")
     return rules

@@ -8,7 +8,7 @@ image whose format is looked for.
 from __future__ import annotations
 
 import re
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from qedasync.cli.nodes.values import Options, choice, extract, flag, refuse_res
 from qedasync.cli.options import ToolError
 
 if TYPE_CHECKING:
+    from qedasync.cli.nodes.blkdebug import BlkdebugStorage
     from qedasync.cli.nodes.opening import Access
 
 __all__ = ["Stack"]
@@ -129,7 +130,7 @@ class Stack:
             opened,
             exact,
             None,
-            debug=storage,
+            debug=storage.debugger,
             file=below.file,
             cluster_size=below.cluster_size,
         )
@@ -179,7 +180,7 @@ class Stack:
                 self._take_generic(options, how)
                 raise ToolError('A block device must be specified for "file"')
             opened.push_async_callback(below.storage.close)
-            below.watcher = below.debug if below.driver == "blkdebug" else None
+            below.watcher = _watcher(below)
             driver = driver or await probe(below.storage)
             how = self._take_generic(options, how)
             if driver == "raw":
@@ -249,9 +250,11 @@ class Stack:
             below.watcher.under_image = True
         if absent or self._access.no_backing:
             backing = False
-        elif own or isinstance(reference, str):
-            node, disk = await self._backing(below, own, reference, how)
-            backing, opened["backing"] = disk, node.options
+        elif overridden or isinstance(reference, str):
+            node, backing = await self._backing(below, own, reference, how)
+            opened["backing"] = node.options
+        elif below.watcher is not None and await _has_backing(below):
+            _, backing = await self._backing(below, own, None, how)
         if absent:
             opened["backing"] = None
         try:
@@ -287,7 +290,7 @@ class Stack:
                 raise ToolError(f"Cannot find device='{reference}' nor node-name='{reference}'")
             name = None
             if "file.filename" not in own:
-                name, fmt = await recorded_backing(below.storage)
+                name, fmt = await recorded_backing(_unwatched(below))
                 if name is not None:
                     path = beside(below.file, name)
                     admit(name, path, below.file, self._access.backing)
@@ -297,7 +300,12 @@ class Stack:
             node, node_how = await self._open(
                 name, own, how.below(writable=self._access.write_backing), protocol=False
             )
-            return node, await _as_disk(node, node_how)
+            disk = await _as_disk(node, node_how)
+            if below.watcher is not None:
+                from qedasync.cli.nodes.debugged import DebuggedBacking
+
+                disk = DebuggedBacking(disk, below.watcher.debugger)
+            return node, disk
         except ToolError as error:
             raise ToolError(f"Could not open backing file: {error}") from error
         except qedasync.BackingRefused:
@@ -308,6 +316,29 @@ class Stack:
 
 
 # --------------------------------------------------------------------- the pieces
+
+
+def _watcher(layer: Layer) -> BlkdebugStorage | None:
+    """The node itself, if it is a blkdebug."""
+    if layer.driver != "blkdebug":
+        return None
+    from qedasync.cli.nodes.blkdebug import BlkdebugStorage
+
+    assert isinstance(layer.storage, BlkdebugStorage)
+    return layer.storage
+
+
+def _unwatched(layer: Layer) -> qedasync.Storage:
+    """Its bytes for a look that no rule is to hear of."""
+    return layer.storage if layer.watcher is None else layer.watcher.inner
+
+
+async def _has_backing(layer: Layer) -> bool:
+    """Whether an image names a backing file; what is wrong with it, the opening tells."""
+    with suppress(qedasync.QEDError):
+        name, _ = await recorded_backing(_unwatched(layer))
+        return name is not None
+    return False
 
 
 def _backing_keys(options: Options) -> list[str]:

@@ -187,62 +187,62 @@ async def test_sector_within_the_aligned_request_counts() -> None:
 
 async def test_break_stops_a_request_until_it_is_resumed() -> None:
     disk = storage()
-    disk.add_break("read_aio", "A")
+    disk.debugger.add_break("read_aio", "A")
     task = asyncio.create_task(read(disk))
-    await disk.wait_break("A")
-    assert disk.is_suspended("A")
+    await disk.debugger.wait_break("A")
+    assert disk.debugger.is_suspended("A")
     assert not task.done()
-    assert disk.resume("A")
+    assert disk.debugger.resume("A")
     assert await task == 0
-    assert not disk.is_suspended("A")
+    assert not disk.debugger.is_suspended("A")
     assert await read(disk) == 0  # it is gone
     await disk.close()
 
 
 async def test_break_of_one_tag_holds_several_requests() -> None:
     disk = storage()
-    disk.add_break("read_aio", "A")
-    disk.add_break("write_aio", "A")
+    disk.debugger.add_break("read_aio", "A")
+    disk.debugger.add_break("write_aio", "A")
     tasks = [asyncio.create_task(read(disk)), asyncio.create_task(write(disk))]
     await asyncio.sleep(0)
-    assert disk.resume("A")
-    assert disk.is_suspended("A")
-    assert disk.resume("A")
-    assert not disk.resume("A")
+    assert disk.debugger.resume("A")
+    assert disk.debugger.is_suspended("A")
+    assert disk.debugger.resume("A")
+    assert not disk.debugger.resume("A")
     assert [await task for task in tasks] == [0, 0]
     await disk.close()
 
 
 async def test_remove_break_forgets_it_and_lets_go_what_it_holds() -> None:
     disk = storage()
-    disk.add_break("read_aio", "A")
-    disk.add_break("l2_load", "A")
+    disk.debugger.add_break("read_aio", "A")
+    disk.debugger.add_break("l2_load", "A")
     task = asyncio.create_task(read(disk))
-    await disk.wait_break("A")
-    assert disk.remove_break("A")
+    await disk.debugger.wait_break("A")
+    assert disk.debugger.remove_break("A")
     assert await task == 0
     assert await read(disk, event=Event.L2_LOAD) == 0
-    assert not disk.remove_break("A")
+    assert not disk.debugger.remove_break("A")
     await disk.close()
 
 
 async def test_break_of_a_cancelled_request_is_free_again() -> None:
     disk = storage()
-    disk.add_break("read_aio", "A")
+    disk.debugger.add_break("read_aio", "A")
     task = asyncio.create_task(read(disk))
-    await disk.wait_break("A")
+    await disk.debugger.wait_break("A")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not disk.is_suspended("A")
+    assert not disk.debugger.is_suspended("A")
     await disk.close()
 
 
 async def test_close_lets_go_what_has_stopped() -> None:
     disk = storage()
-    disk.add_break("read_aio", "A")
+    disk.debugger.add_break("read_aio", "A")
     task = asyncio.create_task(read(disk))
-    await disk.wait_break("A")
+    await disk.debugger.wait_break("A")
     await disk.close()
     await asyncio.wait([task])
     assert task.done()
@@ -251,4 +251,4 @@ async def test_close_lets_go_what_has_stopped() -> None:
 def test_break_at_no_event_is_refused() -> None:
     disk = BlkdebugStorage(qedasync.MemoryStorage(b""), Rules())
     with pytest.raises(ToolError):
-        disk.add_break("bogus", "A")
+        disk.debugger.add_break("bogus", "A")
