@@ -11,7 +11,8 @@
         data = await disk.pread(512, 0)
 """
 
-from qedasync.nbd.client import Client, connect
+from qedasync.nbd.client import Client, connect, list_exports
+from qedasync.nbd.client_handshake import Listed
 from qedasync.nbd.counters import Counters
 from qedasync.nbd.export import Export
 from qedasync.nbd.server import Limits, Server, serve
@@ -21,11 +22,13 @@ from qedasync.nbd.uri import Address, is_nbd_uri, parse_uri
 __all__ = [
     "serve",
     "connect",
+    "list_exports",
     "Server",
     "Client",
     "Export",
     "Limits",
     "Counters",
+    "Listed",
     "server_context",
     "client_context",
     "allow_names",

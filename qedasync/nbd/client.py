@@ -1,8 +1,7 @@
 """The client: an export of a server somewhere as a disk to await.
 
-Many requests may be in flight, and replies come in any order. A task reads them; whoever waits for
-one has a future. When the connection is lost, what is in flight waits for the next one, if the
-policy has it so, and is sent again: every NBD command may be carried out twice.
+Here a disk's calls become requests of what the server takes: whole blocks, not too many bytes at a
+time. What becomes of them when the connection is lost is in :mod:`.steady`.
 """
 
 from __future__ import annotations
@@ -10,26 +9,26 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Self
 
 from qedasync import Extent, ExtentKind
 from qedasync.errors import ImageClosed, ReadOnly, RequestError, StorageError
-from qedasync.nbd.handshake import ALLOCATION_DEPTH, BASE_ALLOCATION
-from qedasync.nbd.link import Link, LinkLost, open_link
+from qedasync.nbd.client_handshake import Listed, ask_for_exports, open_link
+from qedasync.nbd.handshake import ALLOCATION_DEPTH, BASE_ALLOCATION, ExportFacts
+from qedasync.nbd.link import Link
 from qedasync.nbd.opening import Opening
+from qedasync.nbd.steady import SteadyLink
 from qedasync.nbd.tls import client_context
 from qedasync.nbd.uri import Address, parse_uri
 from qedasync.nbd.wire import Command, CommandFlag, StatusFlag, TransmissionFlag
 
-__all__ = ["Client", "connect"]
+__all__ = ["Client", "connect", "list_exports"]
 
 Buffer = bytes | bytearray | memoryview
 
-_IN_FLIGHT = 256
-_FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0  # seconds between tries to reconnect
 _STATUS_LENGTH = 1 << 30  # bytes asked about at once
+_TIMEOUT = 30.0  # seconds for connecting and the handshake
 
 
 class Client:
@@ -38,18 +37,15 @@ class Client:
     Cancellation: at once; whether the server carries a cancelled write out is unknown then.
     """
 
-    def __init__(
-        self, address: Address, link: Link, relink: Callable[[], Any], reconnect: float
-    ) -> None:
+    def __init__(self, address: Address, link: SteadyLink) -> None:
         self._address = address
-        self._link: Link | None = link
-        self._facts = link.facts
-        self._relink = relink
-        self._reconnect = reconnect
-        self._relinking: asyncio.Task[Link] | None = None
-        self._slots = asyncio.Semaphore(_IN_FLIGHT)
+        self._link = link
         self._edges = asyncio.Lock()  # writes that are not made of whole blocks
         self._closed = False
+
+    @property
+    def _facts(self) -> ExportFacts:
+        return self._link.facts
 
     # ------------------------------------------------------------------ facts
 
@@ -60,7 +56,7 @@ class Client:
 
     @property
     def size(self) -> int:
-        """The export's bytes."""
+        """The export's bytes, as the server said when it was asked last."""
         return self._facts.size
 
     @property
@@ -81,7 +77,8 @@ class Client:
     @property
     def contexts(self) -> tuple[str, ...]:
         """The metadata contexts agreed on."""
-        return tuple(self._link.contexts.values()) if self._link is not None else ()
+        link = self._link.link
+        return tuple(link.contexts.values()) if link is not None else ()
 
     @property
     def description(self) -> str:
@@ -179,10 +176,15 @@ class Client:
     trim = discard
 
     async def flush(self) -> None:
-        """Make every write that returned before this call survive a power loss of the server."""
+        """Make every write that returned before this call survive a power loss of the server.
+
+        Raises:
+            StorageError: the server could not; or the connection was lost meanwhile and made again,
+                and what the server had not yet made durable may be gone: write it again.
+        """
         self._check_open()
         if self.flags & TransmissionFlag.SEND_FLUSH:
-            await self._call(Command.FLUSH, 0, 0, 0, b"", None)
+            await self._link.flush()
 
     async def cache(self, length: int, offset: int) -> None:
         """Ask the server to have the bytes at hand."""
@@ -190,8 +192,30 @@ class Client:
         if self.flags & TransmissionFlag.SEND_CACHE:
             await self._each(Command.CACHE, *self._blocks(offset, length), None)
 
+    # ------------------------------------------------------------------- size
+
+    async def refresh(self) -> int:
+        """Ask the server anew what the export is; answers its bytes now.
+
+        An NBD server tells a size when it is connected to, and never again. So this changes over to
+        a new connection, once what is in flight has been answered; what was written is durable.
+
+        Raises:
+            StorageError: the server takes no second connection; the client goes on with the first.
+        """
+        self._check_open()
+        await self._link.refresh()
+        return self.size
+
     async def truncate(self, size: int) -> None:
-        """An export has the size it has."""
+        """An export has the size that its server gives it: see whether it is so long by now.
+
+        Raises:
+            RequestError: it is not, or it is longer than asked for and was so before.
+        """
+        self._check_open()
+        if size > self.size and await self.refresh() >= size:
+            return
         if size != self.size:
             raise RequestError(
                 "An NBD export cannot be resized by its client",
@@ -232,8 +256,8 @@ class Client:
         least = self._facts.block_sizes[0]
         start = pos - pos % least
         stop = min(-(-min(end, start + _STATUS_LENGTH) // least) * least, self.size)
-        answer = await self._call(Command.BLOCK_STATUS, 0, start, stop - start, b"", None)
-        told: list[tuple[int, int]] = answer.get(BASE_ALLOCATION) or [(stop - start, 0)]
+        answer = await self._link.request(Command.BLOCK_STATUS, 0, start, stop - start)
+        told = answer.get(BASE_ALLOCATION) or [(stop - start, 0)]
         (first, flags), *rest = told
         if first <= pos - start:
             raise StorageError(errno.EINVAL, "The server's block status makes no progress")
@@ -246,16 +270,8 @@ class Client:
 
         Cancellation: leaves the connection closed.
         """
-        if self._closed:
-            return
         self._closed = True
-        if self._relinking is not None:
-            self._relinking.cancel()
-            with suppress(asyncio.CancelledError, StorageError):
-                await self._relinking
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close()
+        await self._link.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -287,70 +303,11 @@ class Client:
                 view = whole[skip : skip + n]
             payload = view if command == Command.WRITE and view is not None else b""
             buffer = view if command == Command.READ else None
-            pieces.append(self._call(command, flags, at, n, payload, buffer))
+            pieces.append(self._link.request(command, flags, at, n, payload, buffer))
         if len(pieces) == 1:
             await pieces[0]
         elif pieces:
-            async with asyncio.TaskGroup() as group:
-                for piece in pieces:
-                    group.create_task(piece)
-
-    async def _call(
-        self,
-        command: Command,
-        flags: int,
-        offset: int,
-        length: int,
-        payload: Buffer,
-        buffer: memoryview | None,
-    ) -> dict[str, list[tuple[int, int]]]:
-        async with self._slots:
-            while True:
-                link = await self._connected()
-                try:
-                    return await link.request(command, flags, offset, length, payload, buffer)
-                except LinkLost as error:
-                    if not self._reconnect or self._closed:
-                        raise StorageError(
-                            errno.EIO,
-                            f"The connection to {self._address} was lost: {error}",
-                            offset=offset,
-                            length=length,
-                        ) from error
-
-    async def _connected(self) -> Link:
-        if self._closed:
-            raise ImageClosed("The client is closed")
-        if self._link is not None and not self._link.lost:
-            return self._link
-        if not self._reconnect:
-            raise StorageError(errno.ENOTCONN, f"The connection to {self._address} was lost")
-        if self._relinking is None:
-            self._relinking = asyncio.create_task(self._try_again(), name="qedasync nbd: reconnect")
-        return await asyncio.shield(self._relinking)
-
-    async def _try_again(self) -> Link:
-        """Connect until it works or the time is up."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._reconnect
-        wait = _FIRST_WAIT
-        try:
-            while True:
-                try:
-                    link: Link = await self._relink()
-                except StorageError:
-                    if loop.time() + wait > until:
-                        raise
-                    await asyncio.sleep(wait)
-                    wait = min(2 * wait, _LONGEST_WAIT)
-                    continue
-                if link.facts.size < self._facts.size:
-                    await link.close()
-                    raise StorageError(errno.EIO, f"{self._address} has become smaller")
-                self._link, self._facts = link, link.facts
-                return link
-        finally:
-            self._relinking = None
+            await _all(pieces)
 
     def _blocks(self, offset: int, length: int) -> tuple[int, int]:
         """The range in whole blocks of what the server takes."""
@@ -376,6 +333,16 @@ class Client:
             raise ImageClosed("The client is closed")
 
 
+async def _all(requests: Sequence[Coroutine[Any, Any, object]]) -> None:
+    """Wait for all of them; the first failure leaves as itself, and ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for request in requests:
+                group.create_task(request)
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
 def _run(pos: int, length: int, flags: int) -> Extent:
     zero = bool(flags & StatusFlag.ZERO)
     kind = ExtentKind.UNALLOCATED if zero and flags & StatusFlag.HOLE else ExtentKind.DATA
@@ -397,7 +364,7 @@ def connect(
     *,
     tls: ssl.SSLContext | None = None,
     reconnect: float = 0.0,
-    timeout: float = 30.0,
+    timeout: float = _TIMEOUT,
 ) -> Opening[Client]:
     """Connect to an export: ``await`` it, or use it in ``async with``.
 
@@ -406,7 +373,8 @@ def connect(
             ``nbds+unix://…``, with libnbd's parameters ``tls-certificates``, ``tls-verify-peer``,
             ``tls-hostname``.
         tls: a context for the client's side; by default what the URI says.
-        reconnect: seconds to go on trying after a lost connection; 0 fails what is in flight.
+        reconnect: seconds to go on trying after a lost connection; what is in flight waits, and is
+            sent again, up to five times. 0 fails it, and everything after it.
         timeout: seconds for connecting and the handshake.
 
     Raises:
@@ -414,14 +382,29 @@ def connect(
         StorageError: there is no server, or it does not give us the export.
     """
     address = parse_uri(uri)
-    if address.tls and tls is None:
-        tls = client_context(address.certificates or None, verify=address.verify)
+    tls = tls or _context(address)
     contexts = (BASE_ALLOCATION, ALLOCATION_DEPTH)
 
-    async def relink() -> Link:
+    async def link() -> Link:
         return await open_link(address, tls, contexts, timeout)
 
     async def make() -> Client:
-        return Client(address, await relink(), relink, reconnect)
+        return Client(address, SteadyLink(await link(), link, reconnect, str(address)))
 
     return Opening(make)
+
+
+async def list_exports(uri: str, *, tls: ssl.SSLContext | None = None) -> list[Listed]:
+    """What a server has, in its order; the export that the URI names does not matter.
+
+    Args and raises: as for :func:`connect`, with its usual timeout.
+    """
+    address = parse_uri(uri)
+    return await ask_for_exports(address, tls or _context(address), _TIMEOUT)
+
+
+def _context(address: Address) -> ssl.SSLContext | None:
+    """TLS as the URI says."""
+    if not address.tls:
+        return None
+    return client_context(address.certificates or None, verify=address.verify)

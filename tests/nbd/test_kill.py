@@ -184,7 +184,7 @@ class Player:
 
     def _kill(self, client: nbd.Client) -> None:
         """End as a killed process does: the kernel closes its socket, whatever was on its way."""
-        link = client._link
+        link = client._link.link
         assert link is not None
         if not link._writer.is_closing() and self.random.random() < 0.5:
             # Half a write, which must never be seen: no block may hold this.
@@ -266,7 +266,7 @@ async def test_request_while_the_connection_is_breaking_is_an_error_of_ours(
         served(tmp_path) as (server, _),
         nbd.connect(server.uri("disk"), reconnect=reconnect) as client,
     ):
-        link = client._link
+        link = client._link.link
         assert link is not None
         link._writer.transport.abort()
         for _ in range(turns):
