@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -68,6 +68,7 @@ class Server:
         self.limits = limits
         self.counters = Counters()
         self.tls = tls
+        self._facts = _Facts(self.exports)
         self._tls_required = tls_required
         self._allow = allow
         self._connections: set[Connection] = set()
@@ -129,11 +130,8 @@ class Server:
 
     def new_handshake(self) -> ServerHandshake:
         """For a client that has just come."""
-        facts: dict[str, ExportFacts] = {
-            name: export.facts for name, export in self.exports.items()
-        }
         return ServerHandshake(
-            facts,
+            self._facts,
             self._find,
             tls_offered=self.tls is not None,
             tls_required=self._tls_required and self.tls is not None,
@@ -248,6 +246,22 @@ class Server:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+class _Facts(Mapping[str, ExportFacts]):
+    """What a client may learn of the exports, as of when it asks: a disk may have grown."""
+
+    def __init__(self, exports: Mapping[str, Export]) -> None:
+        self._exports = exports
+
+    def __getitem__(self, name: str) -> ExportFacts:
+        return self._exports[name].facts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._exports)
+
+    def __len__(self) -> int:
+        return len(self._exports)
 
 
 def serve(

@@ -270,6 +270,31 @@ async def test_status_with_one_run_and_with_depth(tmp_path: Path) -> None:
             assert told == [(4096, 0), (4096, 1), (SIZE - 8192, 0)][:runs]
 
 
+async def test_export_that_has_grown_is_told_of_as_it_is_now(tmp_path: Path) -> None:
+    """Though the client had come before."""
+    async with served(tmp_path) as (server, image), raw_client(server) as (reader, writer):
+        await until(lambda: server.connections == 1)
+        await image.truncate(2 * SIZE)
+        writer.write(go(b"disk"))
+        await reader.readexactly(20 + 14)  # the block sizes
+        *_, length = struct.unpack(">QIII", await reader.readexactly(20))
+        what, size, _ = struct.unpack(">HQH", await reader.readexactly(length))
+        assert (what, size) == (0, 2 * SIZE)
+
+
+async def test_requests_are_held_against_the_size_of_now(tmp_path: Path) -> None:
+    """A client that knows of the new size from elsewhere need not connect again."""
+    async with (
+        served(tmp_path) as (server, image),
+        raw_client(server, go(b"disk")) as (reader, writer),
+    ):
+        await entered(reader)
+        for error in (28, 0):
+            writer.write(request(1, SIZE, 1, payload=b"x"))
+            assert struct.unpack(">IIQ", await reader.readexactly(16))[1] == error
+            await image.truncate(2 * SIZE)
+
+
 async def test_two_exports_are_two_disks(tmp_path: Path) -> None:
     async with disk() as one, disk(1 << 20) as two:
         exports: dict[str, qedasync.Disk | nbd.Export]
