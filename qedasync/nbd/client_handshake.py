@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -124,9 +125,17 @@ async def _talking(
 
 
 async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    if address.socket:
-        return await asyncio.open_unix_connection(address.socket, limit=READ_LIMIT)
-    return await asyncio.open_connection(address.host, address.port, limit=READ_LIMIT)
+    if not address.socket:
+        return await asyncio.open_connection(address.host, address.port, limit=READ_LIMIT)
+    one = socket.socket(socket.AF_UNIX)
+    try:
+        one.setblocking(False)
+        # By hand: uvloop does not find abstract names by itself.
+        await asyncio.get_running_loop().sock_connect(one, address.socket)
+        return await asyncio.open_unix_connection(sock=one, limit=READ_LIMIT)
+    except BaseException:
+        one.close()
+        raise
 
 
 @dataclass(slots=True)

@@ -232,7 +232,8 @@ class Server:
                     await export.disk.flush()
         finally:
             if self._path is not None:
-                with suppress(FileNotFoundError):  # the loop may have removed it
+                # The loop may have removed it; an abstract name is no file's.
+                with suppress(FileNotFoundError, ValueError):
                     os.unlink(self._path)
             self._closed.set()
 

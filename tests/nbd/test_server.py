@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -326,6 +328,14 @@ async def test_tcp_on_a_free_port(tmp_path: Path) -> None:
         async with nbd.connect(f"nbd://127.0.0.1:{server.port}/d") as client:
             assert await client.pwrite(b"abc", 1) == 3
             assert await client.pread(5, 0) == b"\0abc\0"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux has names that are no files")
+async def test_abstract_socket_is_one_without_a_file() -> None:
+    name = f"\0qedasync-{os.getpid()}-{os.urandom(4).hex()}"
+    async with disk() as image, nbd.serve({"d": image}, path=name) as server:
+        async with nbd.connect(server.uri("d")) as client:
+            assert await client.pread(1, 0) == b"\0"
 
 
 async def test_image_inside_an_export_opens(tmp_path: Path) -> None:

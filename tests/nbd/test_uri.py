@@ -19,6 +19,9 @@ from qedasync.nbd import Address, is_nbd_uri, parse_uri
         ("nbd:///x", Address(False, "x", "localhost")),
         ("nbd+unix:///x?socket=/tmp/s", Address(False, "x", socket="/tmp/s")),
         ("nbd+unix://?socket=s%3Ft", Address(False, "", socket="s?t")),
+        ("nbd+unix:///?socket=%00abstract", Address(False, "", socket="\0abstract")),
+        ("nbd://host//x", Address(False, "/x", "host")),
+        ("nbds://host/x?tls-type=x509", Address(True, "x", "host")),
         (
             "nbds+unix:///?socket=s&tls-certificates=/pki&tls-hostname=h&tls-verify-peer=0",
             Address(True, "", socket="s", certificates="/pki", verify=False, hostname="h"),
@@ -31,6 +34,34 @@ def test_uri_good(uri: str, address: Address) -> None:
     assert address.certificates or parse_uri(str(address)) == address
 
 
+@pytest.mark.parametrize("word", ["1", "true", "YES", "on"])
+def test_uri_verify_peer_is_a_flag(word: str) -> None:
+    assert parse_uri(f"nbds://host?tls-verify-peer={word}").verify
+    no = {"1": "0", "true": "False", "YES": "no", "on": "off"}[word]
+    assert not parse_uri(f"nbds://host?tls-verify-peer={no}").verify
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("nbd+vsock://2/x", "virtual sockets"),
+        ("nbds+vsock://2/x", "virtual sockets"),
+        ("nbd+ssh://host/x", "ssh"),
+        ("nbds://alice@host/x", "user's name"),
+        ("nbds://host/x?tls-psk-file=keys", "without certificates"),
+        ("nbds+unix:///x?socket=s&tls-username=alice", "without certificates"),
+        ("nbds://host/x?tls-type=psk", "without certificates"),
+        ("nbd://host/x?tls-certificates=/pki", "is for nbds://"),
+        ("nbds://host/x?tls-verify-peer=perhaps", "neither 1 nor 0"),
+        ("nbds://host/x?no-such=1", "no-such"),
+    ],
+)
+def test_uri_that_libnbd_may_follow_is_refused_with_the_reason(uri: str, why: str) -> None:
+    assert is_nbd_uri(uri)
+    with pytest.raises(RequestError, match=why):
+        parse_uri(uri)
+
+
 @pytest.mark.parametrize(
     "uri",
     [
@@ -40,9 +71,8 @@ def test_uri_good(uri: str, address: Address) -> None:
         "nbd+unix:///x",
         "nbd://host/x?socket=s",
         "nbd+unix://host/x?socket=s",
-        "nbd://host/?no-such=1",
         "nbd://[::1/",
-        "nbd+ssh://host/x",
+        "nbd+ftp://host/x",
     ],
 )
 def test_uri_bad_is_refused(uri: str) -> None:
