@@ -1,81 +1,112 @@
-"""``python -m benchmarks [CASE ...]``: the speed table, our ratios against ``qemu-img``.
+"""``python -m benchmarks``: qedasync beside its rivals, as a table, a page and JSON.
 
-``jobs`` stands for all jobs on whole images; see :mod:`benchmarks.jobs`.
+``python -m benchmarks [CASE ...]`` measures; without names everything but sweeps.
+``python -m benchmarks report RESULTS.json`` makes the page and the documents' tables from a file.
+``python -m benchmarks guard`` compares instruction counts with those that are kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import tempfile
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.cases import CASES
-from benchmarks.harness import Result, run_case, warm_up
-from benchmarks.jobs import JOBS, prepare, run_job
-from benchmarks.limits import loop_delay, open_cost
+from benchmarks import guard, page, session, table
+from benchmarks.process import ROOT
+from benchmarks.results import Report
 
-_LIMITS = {"open-64tib": open_cost, "loop-delay": loop_delay}
+_OUT = ROOT / "build" / "benchmarks"
+_QUICK_ROUNDS, _QUICK_DIVISOR, _QUICK_WARM_UP = 3, 4, 2 << 30
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    jobs = [job.name for job in JOBS]
-    names = [case.name for case in CASES] + list(_LIMITS) + jobs
-    parser.add_argument("case", nargs="*", help=f"which: {', '.join(names)}, jobs (all)")
-    parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each case (5)")
+def main(words: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if words is None else list(words)
+    if words[:1] == ["report"]:
+        return _report(words[1:])
+    if words[:1] == ["guard"]:
+        return guard.main(words[1:])
+    return _measure(words)
+
+
+def _measure(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    known = session.names("full")
+    parser.add_argument("case", nargs="*", help=f"which: {', '.join(known)}, jobs (all)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="what is promised, within 3 minutes")
+    how.add_argument("--full", action="store_true", help="sweeps and all interpreters too")
+    parser.add_argument("--rounds", type=int, help="counted rounds of each case (5; quick: 3)")
     parser.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
-    parser.add_argument("--json", type=Path, help="write the results there")
+    parser.add_argument("--python", action="append", default=[], help="one more interpreter")
     parser.add_argument("--dir", type=Path, help="where to make the images (a temporary directory)")
-    wish = parser.parse_args()
-    if "jobs" in wish.case:
-        wish.case = [name for name in wish.case if name != "jobs"] + jobs
-    unknown = set(wish.case) - set(names)
+    parser.add_argument(
+        "--out", type=Path, default=_OUT, help="where results go (build/benchmarks)"
+    )
+    wish = parser.parse_args(words)
+    unknown = set(wish.case) - set(known)
     if unknown:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
-    wanted = wish.case or names
-    rows: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory(dir=wish.dir, prefix="qedasync-bench-") as directory:
-        warm_up(Path(directory))
-        for case in CASES:
-            if case.name in wanted:
-                result = run_case(case, wish.rounds, Path(directory), wish.loop)
-                rows.append(result.as_dict())
-                _print_ratio(result)
-        for name, measure in _LIMITS.items():
-            if name in wanted:
-                row = measure(Path(directory), wish.loop)
-                rows.append(row)
-                print(f"{name:16} {row['text']}", flush=True)
-        rows += _run_jobs(wanted, wish.rounds, Path(directory), wish.loop)
+    if not shutil.which("qemu-img"):
+        parser.error("qemu-img is not there, and without it nothing to compare with")
+    report = session.run(_plan(wish), lambda line: print(line, flush=True))
+    _write(report, wish.out)
     if wish.json:
-        about = {"python": platform.python_version(), "kernel": platform.release()}
-        wish.json.write_text(json.dumps({"about": about, "loop": wish.loop, "results": rows}))
+        wish.json.write_text(report.as_json(), "utf-8")
+    return 0
 
 
-def _run_jobs(wanted: list[str], rounds: int, folder: Path, loop: str) -> list[dict[str, object]]:
-    jobs = [job for job in JOBS if job.name in wanted]
-    prepare(jobs, folder)
-    rows = []
-    for job in jobs:
-        result = run_job(job, rounds, folder, loop)
-        print(result.line(), flush=True)
-        rows.append(result.as_dict())
-    return rows
-
-
-def _print_ratio(result: Result) -> None:
-    ratios = result.ratios
-    verdict = "holds" if result.ratio >= result.case.bar else "MISSED"
-    ours, theirs, bare = max(result.ours), max(result.theirs), max(result.bare)
-    print(
-        f"{result.case.name:16} {result.ratio:6.2f}x  ({min(ratios):.2f} to {max(ratios):.2f};"
-        f" bar {result.case.bar:g}x {verdict})  best rounds: {ours / 1e3:.1f} K/s, qemu-img"
-        f" {theirs / 1e3:.1f} K/s ({result.modes[-1]}), bare calls {bare / 1e3:.1f} K/s",
-        flush=True,
+def _plan(wish: argparse.Namespace) -> session.Plan:
+    extent = "quick" if wish.quick else "full" if wish.full else "default"
+    quick = {"divisor": _QUICK_DIVISOR, "warm_up": _QUICK_WARM_UP} if wish.quick else {}
+    return session.Plan(
+        wanted=wish.case or session.names(extent),
+        rounds=wish.rounds or (_QUICK_ROUNDS if wish.quick else 5),
+        loop=wish.loop,
+        directory=wish.dir,
+        pythons=wish.python,
+        **quick,
     )
 
 
+def _write(report: Report, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    files = {
+        "results.json": report.as_json(),
+        "report.html": page.page(report),
+        "table.md": table.full_table(report),
+    }
+    for name, text in files.items():
+        (out / name).write_text(text, "utf-8")
+    print(f"\n{table.full_table(report)}\nwritten: {', '.join(str(out / name) for name in files)}")
+
+
+def _report(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks report")
+    parser.add_argument("results", type=Path, help="a results.json")
+    parser.add_argument("--html", type=Path, help="write the page there")
+    parser.add_argument(
+        "--update-docs",
+        action="store_true",
+        help="keep these results, and write their tables into README.md and docs/performance.md",
+    )
+    wish = parser.parse_args(words)
+    report = Report.load(wish.results)
+    if wish.html:
+        wish.html.write_text(page.page(report), "utf-8")
+    if wish.update_docs:
+        table.KEPT.write_text(report.as_json(), "utf-8")
+        for path in table.write_documents(report):
+            print(f"changed: {path}")
+    if not (wish.html or wish.update_docs):
+        print(table.full_table(report))
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

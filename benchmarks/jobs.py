@@ -13,22 +13,24 @@ import json
 import os
 import random
 import shutil
-import statistics
 import struct
 import subprocess
 import sys
 import time
 from array import array
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import qedasync
 from benchmarks.ours import run_on
+from benchmarks.results import Measured, Row
 
-__all__ = ["JOBS", "Job", "JobResult", "prepare", "run_job"]
+__all__ = ["JOBS", "Job", "prepare", "run_job"]
 
 MIB, GIB = 1 << 20, 1 << 30
+
+_WHY = "In a program that runs, from open to close, and as a command, with its start."
 
 _DISK_BYTES = 2 * GIB
 _FILES_BYTES = 1700 * MIB  # what an ext4 file system of that size has room for
@@ -59,57 +61,6 @@ class Job:
     words: tuple[str, ...]
     run: Callable[[], Awaitable[object]]
     makes: str = ""
-
-
-@dataclass(slots=True)
-class JobResult:
-    """Seconds of each round: the job's through the library, our command's, and qemu-img's."""
-
-    job: Job
-    ours: list[float] = field(default_factory=list)
-    command: list[float] = field(default_factory=list)
-    theirs: list[float] = field(default_factory=list)
-
-    @property
-    def ratio(self) -> float:
-        """qemu-img's time over ours, the median of the rounds."""
-        return statistics.median(self.ratios)
-
-    @property
-    def ratios(self) -> list[float]:
-        return [theirs / ours for theirs, ours in zip(self.theirs, self.ours, strict=True)]
-
-    @property
-    def command_ratio(self) -> float:
-        """The same for our command."""
-        return statistics.median(
-            theirs / ours for theirs, ours in zip(self.theirs, self.command, strict=True)
-        )
-
-    def as_dict(self) -> dict[str, object]:
-        return {
-            "name": self.job.name,
-            "what": self.job.what,
-            "bar": self.job.bar,
-            "ratio": self.ratio,
-            "ratios": self.ratios,
-            "command_ratio": self.command_ratio,
-            "our_seconds": self.ours,
-            "command_seconds": self.command,
-            "qemu_seconds": self.theirs,
-            "command": f"python -m benchmarks {self.job.name}",
-            "qemu_command": " ".join(["qemu-img", *self.job.words]),
-        }
-
-    def line(self) -> str:
-        """For people."""
-        verdict = "holds" if self.ratio >= self.job.bar else "MISSED"
-        return (
-            f"{self.job.name:16} {self.ratio:6.2f}x  ({min(self.ratios):.2f} to"
-            f" {max(self.ratios):.2f}; bar {self.job.bar:g}x {verdict})  best rounds:"
-            f" {min(self.ours):.3f} s, qemu-img {min(self.theirs):.3f} s; the command"
-            f" {min(self.command):.3f} s, {self.command_ratio:.2f}x"
-        )
 
 
 async def _to_qed() -> None:
@@ -195,20 +146,22 @@ JOBS = (
 # -------------------------------------------------------------------------- runs
 
 
-def run_job(job: Job, rounds: int, folder: Path, loop: str = "uvloop") -> JobResult:
+def run_job(job: Job, rounds: int, folder: Path, loop: str = "uvloop") -> Row:
     """All rounds of one job, after one that does not count. See :func:`prepare`."""
-    result = JobResult(job)
     library = [sys.executable, "-m", "benchmarks.jobs", job.name, str(folder), loop]
     command = [sys.executable, "-m", "qedasync", *job.words]
+    ours = Measured("qedasync", "ours", f"python -m benchmarks.jobs {job.name} FOLDER {loop}")
+    shell = Measured("the command qedasync", "ours", " ".join(["qedasync", *job.words]))
+    theirs = Measured("qemu-img", "rival", " ".join(["qemu-img", *job.words]))
     for round_number in range(rounds + 1):
-        theirs, _ = _timed(["qemu-img", *job.words], job, folder)
+        seconds, _ = _timed(["qemu-img", *job.words], job, folder)
         _, said = _timed(library, job, Path.cwd(), folder)
-        shell, _ = _timed(command, job, folder)
+        shell_seconds, _ = _timed(command, job, folder)
         if round_number:
-            result.theirs.append(theirs)
-            result.ours.append(float(json.loads(said)["seconds"]))
-            result.command.append(shell)
-    return result
+            theirs.rates.append(1 / seconds)
+            ours.rates.append(1 / float(json.loads(said)["seconds"]))
+            shell.rates.append(1 / shell_seconds)
+    return Row(job.name, "Whole images", job.what, _WHY, [ours, shell, theirs], bar=job.bar)
 
 
 def _timed(

@@ -1,74 +1,131 @@
-"""Claims that have no rival, only a bound: what opening costs, and what the loop has to bear."""
+"""Claims without a rival, only a bound, and the latencies, which ``qemu-img bench`` does not tell.
+
+``python -m benchmarks.limits WHAT IMAGE LOOP`` is one measurement; it prints its figures as JSON.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import statistics
-import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import qedasync
-from benchmarks import qemu
+from benchmarks import fio, process
+from benchmarks.images import Recipe, Shelf
 from benchmarks.ours import run_on
+from benchmarks.results import Bound, Curve, Figure
+from benchmarks.workload import Workload
+from qedasync import bench
 
-__all__ = ["loop_delay", "open_cost"]
+__all__ = ["BOUNDS", "LATENCY", "latency", "loop_delay", "open_cost"]
+
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 _OPEN_MS, _OPEN_MIB = 10.0, 4.0
 _P99_MS, _P999_MS = 2.0, 10.0
 _TASKS = 64
 _SECONDS = 5.0
 _TICK = 0.001
+_LATENCY = Workload(count=100_000, block=4 * KIB, step=17 * 4 * KIB, size=256 * MIB)
 
 
-def open_cost(directory: Path, loop: str) -> dict[str, object]:
-    """Opening an image of 64 TiB: milliseconds and memory, each open in a process of its own."""
-    image = directory / "64t.qed"
-    qemu.create(str(image), 64 << 40)
-    runs = [_child("open", image, loop) for _ in range(5)]
-    milliseconds = statistics.median(run["ms"] for run in runs)
-    mebibytes = statistics.median(run["mib"] for run in runs)
-    holds = milliseconds <= _OPEN_MS and mebibytes <= _OPEN_MIB
-    return {
-        "name": "open-64tib",
-        "ms": milliseconds,
-        "mib": mebibytes,
-        "text": f"{milliseconds:.2f} ms (bar {_OPEN_MS:g}), {mebibytes:.2f} MiB more memory"
-        f" (bar {_OPEN_MIB:g}) {'holds' if holds else 'MISSED'}",
-    }
+def open_cost(shelf: Shelf, loop: str) -> Bound:
+    """Opening images of 1 GiB and of 64 TiB: milliseconds and memory, each in a new process."""
+    values: dict[str, float] = {}
+    for name, size in (("1 GiB", GIB), ("64 TiB", 64 * TIB)):
+        (image,) = shelf.standing(Recipe(size), "qed")
+        runs = [_child("open", image, loop) for _ in range(5)]
+        for unit in ("ms", "mib"):
+            values[f"{name}, {unit}"] = statistics.median(run[unit] for run in runs)
+    milliseconds, mebibytes = values["64 TiB, ms"], values["64 TiB, mib"]
+    return Bound(
+        "open-64tib",
+        "Opening an image of 64 TiB",
+        "The header and the used part of L1 are read, whatever the size.",
+        f"{milliseconds:.2f} ms (bar {_OPEN_MS:g}) and {mebibytes:.2f} MiB more memory"
+        f" (bar {_OPEN_MIB:g}); of 1 GiB: {values['1 GiB, ms']:.2f} ms",
+        milliseconds <= _OPEN_MS and mebibytes <= _OPEN_MIB,
+        values,
+    )
 
 
-def loop_delay(directory: Path, loop: str) -> dict[str, object]:
+def loop_delay(shelf: Shelf, loop: str) -> Bound:
     """How late a 1 ms timer is while 64 tasks read and write flat out."""
-    image = directory / "delay.qed"
-    qemu.create(str(image), 1 << 30)
-    qemu.fill(str(image), [(0, 256 << 20)])
+    (image,) = shelf.standing(Recipe(GIB, ((0, 256 * MIB),), owner="loop-delay"), "qed")
     runs = [_child("delay", image, loop) for _ in range(3)]
+    shelf.forget("loop-delay")
     p99 = statistics.median(run["p99"] for run in runs)
     p999 = statistics.median(run["p999"] for run in runs)
-    holds = p99 <= _P99_MS and p999 <= _P999_MS
-    return {
-        "name": "loop-delay",
-        "p99_ms": p99,
-        "p999_ms": p999,
-        "text": f"p99 {p99:.2f} ms (bar {_P99_MS:g}), p99.9 {p999:.2f} ms (bar {_P999_MS:g})"
-        f" {'holds' if holds else 'MISSED'}; {runs[0]['requests'] / _SECONDS / 1e3:.0f} K"
-        " requests/s meanwhile",
-    }
+    rate = statistics.median(run["requests"] for run in runs) / _SECONDS
+    return Bound(
+        "loop-delay",
+        "Loop delay while 64 tasks read and write flat out",
+        "What finishes inline never waits; a budget keeps timers and other connections alive.",
+        f"p99 {p99:.2f} ms (bar {_P99_MS:g}), p99.9 {p999:.2f} ms (bar {_P999_MS:g}), about 1 ms"
+        f" of it the timer's own; {rate / 1e3:.0f} K requests a second meanwhile",
+        p99 <= _P99_MS and p999 <= _P999_MS,
+        {"p99, ms": p99, "p99.9, ms": p999, "requests a second": rate},
+    )
 
 
-def _child(what: str, image: Path, loop: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.limits", what, str(image), loop]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    answer: dict[str, float] = json.loads(done.stdout)
+BOUNDS = {"open-64tib": open_cost, "loop-delay": loop_delay}
+"""Name -> what measures it."""
+
+LATENCY = "latency-read-4k"
+
+
+def latency(shelf: Shelf, loop: str) -> Figure:
+    """Percentiles of cached reads, ours on an image and fio's on a raw file."""
+    recipe = Recipe(_LATENCY.size, ((0, _LATENCY.size),))
+    (image,), (raw,) = (shelf.standing(recipe, kind) for kind in ("qed", "raw"))
+    curves = []
+    for style, (depth, engine) in enumerate(((1, "psync"), (64, "io_uring"))):
+        ours = _child(f"latency-{depth}", image, loop)
+        curves.append(_percentiles(f"qedasync, depth {depth}", 2 * style, ours))
+        try:
+            ended = process.run(fio.command(raw, replace(_LATENCY, depth=depth), engine))
+        except process.Failed:
+            continue
+        theirs = fio.latencies(ended.stdout)
+        curves.append(_percentiles(f"fio {engine}, depth {depth}", 2 * style + 1, theirs))
+    return Figure(
+        LATENCY,
+        "Latency",
+        "Cached 4 KiB reads: how long the slowest take",
+        "From a call to its answer. A task that has not had its turn yet has not called; fio counts"
+        " from when it hands a request to the kernel, and reads a raw file.",
+        "so many of a hundred",
+        "took at most",
+        curves,
+        x_unit="%",
+        y_unit="ns",
+        command=f"python -m benchmarks {LATENCY}",
+    )
+
+
+def _percentiles(name: str, style: int, found: dict[str, float]) -> Curve:
+    """Over "one in so many", which spreads the nines out evenly."""
+    points = [(1 / (1 - float(percent) / 100), ns) for percent, ns in found.items()]
+    return Curve(name, style, sorted(points))
+
+
+def _child(what: str, image: str, loop: str) -> dict[str, float]:
+    ended = process.run([sys.executable, "-m", "benchmarks.limits", what, image, loop])
+    answer: dict[str, float] = json.loads(ended.stdout)
     return answer
 
 
-async def _measure_open(image: str) -> float:
+# --------------------------------------------------------------- in the child
+
+
+async def _measure_open(image: str) -> dict[str, float]:
     small = image + ".small"
-    await qedasync.create(small, 1 << 20)  # what the first open of a process loads is not the image
+    await qedasync.create(small, MIB)  # what the first open of a process loads is not the image
     async with qedasync.open(small, "r"):
         pass
     before = _resident()
@@ -77,8 +134,8 @@ async def _measure_open(image: str) -> float:
     seconds = time.perf_counter() - begin
     grown = _resident() - before
     await disk.close()
-    print(json.dumps({"ms": seconds * 1e3, "mib": grown / (1 << 20)}))
-    return seconds
+    await asyncio.to_thread(os.unlink, small)
+    return {"ms": seconds * 1e3, "mib": grown / MIB}
 
 
 def _resident() -> int:
@@ -87,7 +144,7 @@ def _resident() -> int:
     return pages * 4096
 
 
-async def _measure_delay(image: str) -> float:
+async def _measure_delay(image: str) -> dict[str, float]:
     late: list[float] = []
     async with qedasync.open(image, "r+") as disk:
         stop = time.perf_counter() + _SECONDS
@@ -98,9 +155,7 @@ async def _measure_delay(image: str) -> float:
                 tasks.create_task(_load(disk, task, stop, counts))
     late.sort()
     p99, p999 = late[int(len(late) * 0.99)], late[int(len(late) * 0.999)]
-    answer = {"p99": p99 * 1e3, "p999": p999 * 1e3, "ticks": len(late), "requests": sum(counts)}
-    print(json.dumps(answer))
-    return p99
+    return {"p99": p99 * 1e3, "p999": p999 * 1e3, "ticks": len(late), "requests": sum(counts)}
 
 
 async def _tick(stop: float, late: list[float]) -> None:
@@ -125,6 +180,28 @@ async def _load(disk: qedasync.Image, task: int, stop: float, counts: list[int])
         counts[task] += 1
 
 
+async def _measure_latency(image: str, depth: int) -> dict[str, float]:
+    work = bench.Workload(
+        rw=bench.Pattern.RANDREAD,
+        block_size=_LATENCY.block,
+        depth=depth,
+        runtime=None,
+        number=_LATENCY.count,
+    )
+    async with qedasync.open(image) as disk:
+        result = await bench.Run(disk, work.fitted(disk.size)).run()
+    found = result.reads.percentiles(fio.PERCENTS)
+    return {str(percent): float(ns) for percent, ns in zip(fio.PERCENTS, found, strict=True)}
+
+
+def _main(what: str, image: str, loop: str) -> None:
+    name, _, depth = what.partition("-")
+    if name == "latency":
+        found = run_on(loop, _measure_latency(image, int(depth)))
+    else:
+        found = run_on(loop, {"open": _measure_open, "delay": _measure_delay}[name](image))
+    print(json.dumps(found))
+
+
 if __name__ == "__main__":
-    measure = {"open": _measure_open, "delay": _measure_delay}[sys.argv[1]]
-    run_on(sys.argv[3], measure(sys.argv[2]))
+    _main(*sys.argv[1:])

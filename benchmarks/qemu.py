@@ -1,16 +1,24 @@
-"""The rival: qemu-img, as a process of its own."""
+"""The rival: QEMU's tools, each run a process of its own."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterable
 
+from benchmarks import process
 from benchmarks.workload import Workload
 
-__all__ = ["AIO_MODES", "FILL_BYTES", "bench", "create", "fill"]
-
-AIO_MODES = ("threads", "io_uring")
-"""qemu-img's ``-i`` modes for a buffered file; ``native`` needs O_DIRECT."""
+__all__ = [
+    "FILL_BYTES",
+    "bench",
+    "bench_command",
+    "bench_seconds",
+    "create",
+    "fill",
+    "io_command",
+    "io_script",
+]
 
 FILL_BYTES = 64 << 10
 """Bytes of a write that prepares an image."""
@@ -19,22 +27,64 @@ _TIME = re.compile(r"Run completed in ([0-9.]+) seconds")
 
 
 def bench(image: str, work: Workload, aio: str) -> float | None:
-    """Seconds for the stream, as qemu-img reports them; None if it fails in this mode."""
-    done = subprocess.run(work.qemu_command(image, aio), capture_output=True, text=True)
-    match = _TIME.search(done.stdout)
-    if done.returncode or match is None:
+    """Seconds for the stream, as ``qemu-img bench`` reports them; None if it fails in this mode."""
+    try:
+        return bench_seconds(process.run(bench_command(image, work, aio)).stdout)
+    except process.Failed:
         return None
+
+
+def bench_command(image: str, work: Workload, aio: str) -> list[str]:
+    """The stream as ``qemu-img bench`` has it."""
+    command = ["qemu-img", "bench", "-f", "qed", "-t", work.cache, "-i", aio]
+    command += ["-c", str(work.count), "-d", str(work.depth), "-s", str(work.block)]
+    command += ["-S", str(work.step), "-o", str(work.start)]
+    if work.flush_every:
+        command.append(f"--flush-interval={work.flush_every}")
+    return [*command, *(["-w"] if work.write else []), image]
+
+
+def bench_seconds(stdout: str) -> float:
+    """What ``qemu-img bench`` says that the requests took."""
+    match = _TIME.search(stdout)
+    if match is None:
+        raise process.Failed(f"qemu-img bench said {stdout!r}")
     return float(match[1])
 
 
-def create(image: str, size: int, *, cluster_size: int = 65536, table_size: int = 4) -> None:
+def io_command(image: str, work: Workload, aio: str) -> list[str]:
+    """``qemu-io``, for what ``qemu-img bench`` cannot do; its input is :func:`io_script`."""
+    return ["qemu-io", "-f", "qed", "-t", work.cache, "-i", aio, image]
+
+
+def io_script(work: Workload) -> str:
+    """The stream as commands that do not wait for each other, then one that waits for all."""
+    commands = (_io_line(work, number, pos) for number, pos in enumerate(work.positions()))
+    return "".join([*commands, "aio_flush\n"])
+
+
+def _io_line(work: Workload, number: int, pos: int) -> str:
+    if work.zero:
+        return f"aio_write -q -z {pos} {work.block}\n"
+    return f"aio_{'read' if work.reads(number) else 'write'} -q {pos} {work.block}\n"
+
+
+def create(
+    image: str,
+    size: int,
+    *,
+    backing: str = "",
+    cluster_size: int = 65536,
+    table_size: int = 4,
+) -> None:
     """An empty image."""
     options = f"cluster_size={cluster_size},table_size={table_size}"
-    command = ["qemu-img", "create", "-q", "-f", "qed", "-o", options, image, str(size)]
-    subprocess.run(command, check=True, capture_output=True)
+    command = ["qemu-img", "create", "-q", "-f", "qed", "-o", options]
+    command += ["-b", backing, "-F", "qed"] if backing else []
+    subprocess.run([*command, image, str(size)], check=True, capture_output=True)
 
 
-def fill(image: str, ranges: list[tuple[int, int]], pattern: int = 0x5A) -> None:
+def fill(image: str, ranges: Iterable[tuple[int, int]], pattern: int = 0x5A) -> None:
     """Write a byte over guest ranges (offset, length), so that they are allocated.
 
     64 KiB at a time, as guests do. One huge write would leave huge folios in the page cache, in
@@ -45,5 +95,4 @@ def fill(image: str, ranges: list[tuple[int, int]], pattern: int = 0x5A) -> None
         for offset, length in ranges
         for done in range(0, length, FILL_BYTES)
     )
-    command = ["qemu-io", "-f", "qed", "-t", "unsafe", image]
-    subprocess.run(command, input=script, check=True, capture_output=True, text=True)
+    process.run(["qemu-io", "-f", "qed", "-t", "unsafe", image], script)

@@ -1,0 +1,140 @@
+"""A run of the benchmark: which cases, how thoroughly, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks import interpreters, jobs, limits, noise, words
+from benchmarks.cases import CASES, Case
+from benchmarks.harness import run_case
+from benchmarks.images import Shelf, warm_up
+from benchmarks.results import SWEPT, Bound, Figure, Report, Row
+from benchmarks.sides import Side, ours
+from benchmarks.sweeps import SWEEPS, Sweep
+
+__all__ = ["Plan", "expanded", "names", "run"]
+
+_PYTHONS = "pythons"
+_COMPARED = ("read-4k", "write-4k", "alloc-4k")
+"""What is run on every interpreter and loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        wanted: names of cases, bounds, jobs, sweeps; see :func:`names`.
+        rounds: counted rounds of each case.
+        divisor: how many times fewer requests than a case has.
+        loop: of our side.
+        directory: where the images are made, or None for the usual place of temporary files.
+        pythons: more interpreters for ``pythons``.
+        warm_up: bytes that are written once at first.
+    """
+
+    wanted: Sequence[str]
+    rounds: int = 5
+    divisor: int = 1
+    loop: str = "uvloop"
+    directory: Path | None = None
+    pythons: Sequence[str] = ()
+    warm_up: int = 6 << 30
+
+
+def names(extent: str) -> list[str]:
+    """The names that ``"quick"``, ``"default"`` or ``"full"`` stand for."""
+    headline = [case.name for case in CASES if case.is_headline]
+    bounds = [*limits.BOUNDS, limits.LATENCY]
+    if extent == "quick":
+        return [*headline, *bounds]
+    every = [*(case.name for case in CASES), *bounds, *(job.name for job in jobs.JOBS)]
+    if extent == "default":
+        return every
+    return [*every, *(sweep.name for sweep in SWEEPS), _PYTHONS]
+
+
+def expanded(word: str) -> list[str]:
+    """What a word of the command line stands for: ``jobs`` for all of them, others for one."""
+    return [job.name for job in jobs.JOBS] if word == "jobs" else [word]
+
+
+def run(plan: Plan, say: Callable[[str], None]) -> Report:
+    """Run it; each line is told as it comes."""
+    report, quiet = Report(), noise.Noise()
+    with TemporaryDirectory(dir=plan.directory, prefix="qedasync-bench-") as folder:
+        directory = Path(folder)
+        report.about = noise.about(directory)
+        report.settings = {
+            "rounds": f"{plan.rounds} counted",
+            "requests": "all" if plan.divisor == 1 else f"1 in {plan.divisor}",
+            "loop": plan.loop,
+        }
+        say("warming up")
+        warm_up(directory, plan.warm_up)
+        for part in _Run(plan, directory, Shelf(directory)).parts():
+            quiet.pulse()
+            say(words.line(part))
+            report.add(part)
+    report.noise = quiet.summary()
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The parts of a plan, one after the other."""
+
+    plan: Plan
+    directory: Path
+    shelf: Shelf
+
+    def parts(self) -> Iterator[Row | Figure | Bound]:
+        wanted = set(self.plan.wanted)
+        for case in CASES:
+            if case.name in wanted:
+                yield self._case(case, [ours(self.plan.loop)])
+        yield from self._without_rival(wanted)
+        yield from self._jobs(wanted)
+        for sweep in SWEEPS:
+            if sweep.name in wanted:
+                yield from self._sweep(sweep)
+        if _PYTHONS in wanted:
+            yield from self._pythons()
+
+    def _case(self, case: Case, sides: Sequence[Side]) -> Row:
+        return run_case(case.shortened(self.plan.divisor), sides, self.plan.rounds, self.shelf)
+
+    def _sweep(self, sweep: Sweep) -> Iterator[Row | Figure]:
+        rows = []
+        for value in sweep.values:
+            case = replace(sweep.case(value), group=SWEPT, bar=None)
+            row = self._case(case, [ours(self.plan.loop)])
+            rows.append(row)
+            yield row
+        yield sweep.figure(rows)
+
+    def _without_rival(self, wanted: Set[str]) -> Iterator[Figure | Bound]:
+        for name, measure in limits.BOUNDS.items():
+            if name in wanted:
+                yield measure(self.shelf, self.plan.loop)
+        if limits.LATENCY in wanted:
+            yield limits.latency(self.shelf, self.plan.loop)
+
+    def _jobs(self, wanted: Set[str]) -> Iterator[Row]:
+        chosen = [job for job in jobs.JOBS if job.name in wanted]
+        jobs.prepare(chosen, self.directory)
+        for job in chosen:
+            yield jobs.run_job(job, self.plan.rounds, self.directory, self.plan.loop)
+
+    def _pythons(self) -> Iterator[Row]:
+        sides = interpreters.variants(interpreters.find(self.plan.pythons))
+        for case in CASES:
+            if case.name in _COMPARED:
+                name = f"{case.name}@pythons"
+                image = replace(case.image, owner=name if case.image.owner else "")
+                group = "Interpreters and loops"
+                case = replace(case, name=name, group=group, image=image, bar=None)
+                yield self._case(case, sides)
