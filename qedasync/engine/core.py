@@ -50,6 +50,7 @@ from qedasync.format.header import (
     validate_header,
 )
 from qedasync.storage.base import ReadBuffers, Storage, WriteBuffers
+from qedasync.storage.buffers import new_buffer
 from qedasync.storage.host_file import lend
 from qedasync.waiting import Ending
 
@@ -282,7 +283,7 @@ class Engine:
             data = self.try_read(length, pos)
             if data is not None:
                 return data
-        data = bytearray(length)
+        data = new_buffer(length)
         await self.read_into([data], pos, length)
         return data
 

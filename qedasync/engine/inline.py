@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from qedasync.engine.budget import SMALL, Budget
 from qedasync.engine.source import Source
@@ -48,6 +48,38 @@ class Guest(Protocol):
     may_write_inline: bool
 
 
+@runtime_checkable
+class Quick(Protocol):
+    """What a storage may have beside the protocol: the same in fewer steps."""
+
+    def try_read_one(self, length: int, offset: int) -> bytearray | None:
+        """As ``try_read_into``, into a new buffer."""
+        ...
+
+    def try_write_one(self, data: bytes | bytearray | memoryview, offset: int, length: int) -> bool:
+        """As ``try_write``, of one buffer."""
+        ...
+
+
+class _OneBuffer:
+    """The steps of :class:`Quick` for a storage that has only the protocol's."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def try_read_one(self, length: int, offset: int) -> bytearray | None:
+        data = bytearray(length)
+        return data if self._storage.try_read_into((data,), offset) else None
+
+    def try_write_one(self, data: bytes | bytearray | memoryview, offset: int, length: int) -> bool:
+        return self._storage.try_write((data,), offset)
+
+
+def quick(storage: Storage) -> Quick:
+    """The quickest way into a storage."""
+    return storage if isinstance(storage, Quick) else _OneBuffer(storage)
+
+
 _Slices: TypeAlias = Mapping[int, "array[int]"]
 
 
@@ -57,18 +89,20 @@ def bind_read(
     """Make ``try_read`` for an image whose sound slices are in ``young``."""
     slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
     cluster_mask, cluster_size = geometry.cluster_mask, geometry.cluster_size
-    index_mask, small, try_read_into = _INDEX_MASK, SMALL, storage.try_read_into
+    index_mask, small, try_read_one = _INDEX_MASK, SMALL, quick(storage).try_read_one
 
     def try_read(length: int, pos: int) -> bytearray | None:
-        # A negative position has no slice.
         if budget.reads < budget.limit and pos + length <= guest.image_size and length > 0:
-            entries = young.get(pos >> slice_shift)
+            try:
+                entries = young[pos >> slice_shift]
+            except KeyError:  # not loaded; and a negative position has no slice
+                return None
             inside = pos & cluster_mask
-            if entries is not None and inside + length <= cluster_size:
+            if inside + length <= cluster_size:
                 entry = entries[(pos >> cluster_bits) & index_mask]
                 if entry > 1:
-                    data = bytearray(length)
-                    if not try_read_into((data,), entry + inside):
+                    data = try_read_one(length, entry + inside)
+                    if data is None:
                         return None
                 elif entry == 1 or guest.backing is None:
                     data = bytearray(length)
@@ -98,8 +132,11 @@ def bind_view(
 
     def try_view(length: int, pos: int) -> memoryview | None:
         if budget.reads < budget.limit and pos + length <= guest.image_size and length > 0:
-            entries = young.get(pos >> slice_shift)
-            if entries is not None and (pos & unit_mask) + length <= unit:
+            try:
+                entries = young[pos >> slice_shift]
+            except KeyError:
+                return None
+            if (pos & unit_mask) + length <= unit:
                 entry = entries[(pos >> cluster_bits) & index_mask]
                 if entry > 1:
                     offset = entry + (pos & cluster_mask)
@@ -125,7 +162,7 @@ def bind_write(
     """Make ``try_write``: in place, in one cluster, if nobody has to hear of it."""
     slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
     cluster_mask, cluster_size = geometry.cluster_mask, geometry.cluster_size
-    index_mask, small, try_write_now = _INDEX_MASK, SMALL, storage.try_write
+    index_mask, small, try_write_one = _INDEX_MASK, SMALL, quick(storage).try_write_one
 
     def try_write(data: bytes | bytearray | memoryview, pos: int, length: int) -> bool:
         if budget.reads < budget.limit and pos + length <= guest.image_size and length > 0:
@@ -136,7 +173,7 @@ def bind_write(
                 if (
                     entry > 1
                     and inside + length <= cluster_size
-                    and try_write_now((data,), entry + inside)
+                    and try_write_one(data, entry + inside, length)
                 ):
                     budget.limit -= _WRITE_COST
                     if length > small:

@@ -26,11 +26,11 @@ import asyncio
 import fcntl
 import mmap
 import os
-import resource
 import signal
 from contextlib import suppress
 
 from qedasync.storage.host import NOWAIT, preadv
+from qedasync.storage.thread_usage import major_faults
 
 __all__ = ["WINDOW", "FileMap"]
 
@@ -64,7 +64,7 @@ class FileMap:
         self._fd = fd
         self._file: mmap.mmap | None = file
         self._loop = loop
-        self._faults = _major_faults()
+        self._faults = major_faults()
         self._scratch = bytearray(WINDOW)
         self._rest = look
         self._look = loop.call_later(look, self._look_again)
@@ -113,7 +113,7 @@ class FileMap:
 
     def refresh(self) -> None:
         """Look whether the lease is wanted back, and whether pages have left the cache."""
-        faults = _major_faults()
+        faults = major_faults()
         if faults != self._faults:
             self._faults = faults
             self.resident.clear()
@@ -164,8 +164,3 @@ def _take_lease(fd: int) -> bool:
 def _give_up_lease(fd: int) -> None:
     with suppress(OSError):  # the kernel may have taken it
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-
-
-def _major_faults() -> int:
-    """How often this thread has waited for a page from disk."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt

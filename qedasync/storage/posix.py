@@ -23,8 +23,10 @@ from typing import Self
 
 from qedasync.errors import StorageError, storage_error
 from qedasync.events import Event
+from qedasync.storage import thread_usage
 from qedasync.storage.base import ReadBuffers, Write, WriteBuffers, zero_views
 from qedasync.storage.batch import Channel, Transfer
+from qedasync.storage.buffers import new_buffer
 from qedasync.storage.file_map import FileMap
 from qedasync.storage.host import (
     NOWAIT,
@@ -47,9 +49,10 @@ _READ_THREADS = 8
 _INLINE_WRITE_BYTES = 64 << 10  # a longer write goes to a thread
 _INLINE_WRITES = 160  # and so does a list with more of them,
 _INLINE_GROUP_BYTES = 1 << 20  # or longer than this
-_SLOW_WRITE = 0.002  # seconds; an inline write that takes so long
+_SLOW_WRITE = 0.002  # seconds; an inline write that takes so long, and has waited,
 _SLOW_REST = 500  # is followed by that many times as long without
 _LONGEST_REST = 10.0
+_WATCH = 10.0  # seconds after a slow inline write, or a rest, in which others are watched
 _PUNCH_FROM = 128 << 10  # below this, writing zeroes is cheaper than asking the file system
 
 
@@ -63,6 +66,7 @@ class PosixStorage:
         workers: its threads; owned from here on.
         direct: whether the descriptor has ``O_DIRECT``.
         clock: seconds; how long inline writes take is measured with it.
+        waits: how often the loop's thread has waited for something so far.
     """
 
     zero_fills = True
@@ -76,6 +80,7 @@ class PosixStorage:
         *,
         direct: bool,
         clock: Callable[[], float] = perf_counter,
+        waits: Callable[[], int] = thread_usage.waits,
     ) -> None:
         self.path = path
         self.direct = direct
@@ -86,7 +91,9 @@ class PosixStorage:
         self._nowait = file.nowait
         self._may_write_inline = file.local and not direct
         self._clock = clock
-        self._slow_until = 0.0  # after a slow inline write, none until then
+        self._waits = waits
+        self._slow_until = 0.0  # after an inline write that had to wait, none until then
+        self._watched_until = 0.0  # after a slow one
         self._channel = Channel.of(file.fd, direct=direct)
         self._reads: list[Transfer] = []
         self._writes: list[Transfer] = []
@@ -185,6 +192,20 @@ class PosixStorage:
             return done == len(buffers[0])
         return done == total_length(buffers)
 
+    def try_read_one(self, length: int, offset: int) -> bytearray | None:
+        """``length`` bytes in a new buffer, where :meth:`try_read_into` would fill it; else None.
+
+        The buffer's own few steps are what there is to save in a cached read.
+        """
+        if self._nowait:
+            data = new_buffer(length)
+            try:
+                if preadv(self._fd, (data,), offset, NOWAIT) == length:
+                    return data
+            except (OSError, OverflowError):
+                pass
+        return None
+
     async def read_into(
         self, buffers: ReadBuffers, offset: int, event: Event = Event.READ_AIO
     ) -> None:
@@ -217,31 +238,34 @@ class PosixStorage:
     # ----------------------------------------------------------------- writes
 
     def try_write(self, buffers: WriteBuffers, offset: int, event: Event = Event.WRITE_AIO) -> bool:
-        """A small write to the page cache of a local file system costs less than a thread hop.
+        if len(buffers) == 1:
+            return self.try_write_one(buffers[0], offset, len(buffers[0]))
+        length = total_length(buffers)
+        return length <= _INLINE_WRITE_BYTES and self._try_write_many(
+            [Write(offset, buffers, length, event)], 0
+        )
 
-        It may block all the same, where the host is short of memory. So after a slow one the
-        threads do the writing for a while, and whenever they have the file: its lock would make us
-        wait. A flush holds no lock while it waits for the disk.
+    def try_write_one(self, data: bytes | bytearray | memoryview, offset: int, length: int) -> bool:
+        """As :meth:`try_write`, with one buffer of ``length`` bytes.
+
+        A small write to the page cache of a local file system costs less than a thread hop. It may
+        block all the same, where the host is short of memory. So after slow ones the threads do the
+        writing for a while, and whenever they have the file: its lock would make us wait. A flush
+        holds no lock while it waits for the disk.
         """
-        if self._writing or not self._may_write_inline or self._writes:
+        if self._writing or self._writes or not self._may_write_inline:
             return False
-        alone = len(buffers) == 1
-        length = len(buffers[0]) if alone else total_length(buffers)
         begin = self._clock()
         if length > _INLINE_WRITE_BYTES or begin < self._slow_until:
             return False
         self._unsynced = True
+        waits = self._waits() if begin < self._watched_until else None
         try:
-            if alone:  # without a vector it is cheaper, for the kernel too
-                done = os.pwrite(self._fd, buffers[0], offset)
-            else:
-                done = os.pwritev(self._fd, buffers, offset)
+            done = os.pwrite(self._fd, data, offset)  # without a vector it is cheaper
         except (OSError, OverflowError):
-            self._note_time(begin, self._clock())
-            return False  # a thread tries again, and says what is wrong
-        end = self._clock()
-        if end - begin > _SLOW_WRITE:
-            self._note_time(begin, end)
+            done = -1  # a thread tries again, and says what is wrong
+        if self._clock() - begin > _SLOW_WRITE:
+            self._note_slow(begin, waits)
         if done != length:
             return False
         if offset + length > self._size and length:
@@ -262,19 +286,33 @@ class PosixStorage:
         if begin < self._slow_until:
             return False
         self._unsynced = True
+        waits = self._waits() if begin < self._watched_until else None
         try:
             self._channel.write_in_order(writes, grow_to)
         except (OSError, OverflowError):
             return False
         finally:
-            self._note_time(begin, self._clock())
+            if self._clock() - begin > _SLOW_WRITE:
+                self._note_slow(begin, waits)
         end = max((write.offset + write.length for write in writes), default=0)
         self._size = max(self._size, end, grow_to)
         return True
 
-    def _note_time(self, begin: float, end: float) -> None:
-        if end - begin > _SLOW_WRITE:
+    def _note_slow(self, begin: float, waits: int | None) -> None:
+        """An inline write took long. Did it wait for something, or for the processor?
+
+        Only the former gets better on a thread. The kernel counts how often this thread has waited,
+        but asking costs half a write. So the first slow one passes, and after it each is watched
+        for a while.
+
+        Args:
+            begin: when it began.
+            waits: how often the thread had waited before, if anybody had asked.
+        """
+        end = self._clock()
+        if waits is not None and self._waits() > waits:
             self._slow_until = end + min(_SLOW_REST * (end - begin), _LONGEST_REST)
+        self._watched_until = max(end, self._slow_until) + _WATCH
 
     async def write(
         self, buffers: WriteBuffers, offset: int, event: Event = Event.WRITE_AIO

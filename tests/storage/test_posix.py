@@ -81,6 +81,8 @@ class Bench:
     def __init__(self, path: str | Path, local: bool, flags: int) -> None:
         self.workers = HeldWorkers()
         self.clock = Clock()
+        self.waits = 0
+        self.waiting = True
         fd = os.open(path, flags | os.O_CLOEXEC)
         size = os.fstat(fd).st_size
         self.storage = PosixStorage(
@@ -90,8 +92,20 @@ class Bench:
             self.workers,
             direct=False,
             clock=self.clock,
+            waits=self._count_waits,
         )
         self.tasks: list[asyncio.Task[None]] = []
+
+    def _count_waits(self) -> int:
+        """What takes time waits, unless the test says otherwise."""
+        self.waits += self.waiting and self.clock.step > 0
+        return self.waits
+
+    def be_watched(self) -> None:
+        """Have one slow write behind us: from the next on, waiting counts."""
+        step, self.clock.step = self.clock.step, 0.010
+        assert self.storage.try_write([b"?"], 0)
+        self.clock.step = step
 
     def start(self, call: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that has ended before the storage is closed."""
@@ -212,9 +226,11 @@ async def test_write_many_goes_to_a_thread_from_its_extent_on(
 
 async def test_write_of_more_buffers_than_a_call_takes_arrives(path: Path) -> None:
     async with bench(path) as b:
-        assert not b.storage.try_write([b"x"] * 2000, 1)
-        await b.storage.write([b"x"] * 2000, 1)
+        assert b.storage.try_write([b"x"] * 2000, 1)
         assert path.read_bytes() == b"a" + b"x" * 2000
+        await b.storage.write([b"y" * 100] * 2000, 1)  # too long for an inline write
+        assert path.read_bytes() == b"a" + b"y" * 200_000
+        assert b.workers.given == 1
 
 
 async def test_file_that_is_not_local_is_never_written_inline(path: Path) -> None:
@@ -401,38 +417,57 @@ async def test_ordered_writes_inline_and_threaded_leave_the_last_on_top(path: Pa
 
 
 @pytest.mark.parametrize("many", [False, True])
-async def test_slow_inline_write_is_followed_by_a_rest(path: Path, many: bool) -> None:
+async def test_second_slow_inline_write_is_followed_by_a_rest(path: Path, many: bool) -> None:
     async with bench(path) as b:
+        b.be_watched()
         b.clock.step = 0.010
-        if many:
-            assert at_once(b.storage.write_many([write_of(b"x", 0)]))
-        else:
-            assert b.storage.try_write([b"x"], 0)
+        assert at_once(small(b.storage, many, b"x", 0))
         b.clock.step = 0.0
         end = b.clock.now
         assert not b.storage.try_write([b"y"], 1)
         await b.storage.write_many([write_of(b"y", 1)])
         assert b.workers.given == 1
-        b.clock.now = end + 4.9
+        b.clock.now = end + 9.9
         assert not b.storage.try_write([b"z"], 2)
-        b.clock.now = end + 5.1
+        b.clock.now = end + 10.1
         assert b.storage.try_write([b"z"], 2)
         assert path.read_bytes() == b"xyz"
 
 
-async def test_very_slow_inline_write_rests_for_ten_seconds_at_most(path: Path) -> None:
+@pytest.mark.parametrize("many", [False, True])
+async def test_slow_inline_writes_that_wait_for_nothing_never_rest(path: Path, many: bool) -> None:
+    """Another program had the processor: a thread would not have had it either."""
     async with bench(path) as b:
-        b.clock.step = 60.0
+        b.clock.step = 0.010
+        b.waiting = False
+        for step in range(20):
+            assert at_once(small(b.storage, many, b"x", step))
+        assert b.workers.given == 0
+
+
+async def test_slow_inline_write_long_after_another_is_the_first_again(path: Path) -> None:
+    async with bench(path) as b:
+        b.be_watched()
+        b.clock.now += 11.0
+        b.be_watched()
+        assert b.storage.try_write([b"x"], 0)
+
+
+async def test_slow_inline_write_rests_for_a_time_in_proportion(path: Path) -> None:
+    async with bench(path) as b:
+        b.be_watched()
+        b.clock.step = 0.003
         assert b.storage.try_write([b"x"], 0)
         b.clock.step = 0.0
-        b.clock.now += 9.9
+        b.clock.now += 2.5
         assert not b.storage.try_write([b"y"], 1)
-        b.clock.now += 0.2
+        b.clock.now += 1.0
         assert b.storage.try_write([b"y"], 1)
 
 
 async def test_quick_inline_writes_never_rest(path: Path) -> None:
     async with bench(path) as b:
+        b.be_watched()
         b.clock.step = 0.0015
         for step in range(50):
             assert b.storage.try_write([b"x"], step)
@@ -441,12 +476,13 @@ async def test_quick_inline_writes_never_rest(path: Path) -> None:
 @pytest.mark.parametrize("many", [False, True])
 async def test_slow_inline_write_that_fails_is_followed_by_a_rest(path: Path, many: bool) -> None:
     async with bench(path) as b:
-        b.clock.step = 0.010
+        b.be_watched()
+        b.clock.step = 0.003
         with files_up_to(100), pytest.raises(StorageError):
             await small(b.storage, many, b"x", 100)
         b.clock.step = 0.0
         assert not b.storage.try_write([b"x"], 0)
-        b.clock.now += 5.1
+        b.clock.now += 10.1
         assert b.storage.try_write([b"x"], 0)
 
 
