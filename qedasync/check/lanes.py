@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, SLICE_ENTRIES, Geometry
 
-__all__ = ["Judge", "indices_of", "without", "as_lanes", "as_bytes", "count_breaks"]
+__all__ = ["Judge", "indices_of", "without", "as_lanes", "as_bytes", "is_full", "count_breaks"]
 
 _TOP_BIT = 1 << 63
 
@@ -24,7 +24,9 @@ def _at_least(limit: int) -> int:
 
 _ONE = _repeat(1)
 _TOP = _repeat(_TOP_BIT)
+_ALL_BUT_TOP = _repeat(_TOP_BIT - 1)
 _NOT_ZERO = _at_least(1)
+_NOT_ZERO_NOR_ONE = _at_least(2)
 _ALL_BUT_THE_FIRST = (1 << (64 * (SLICE_ENTRIES - 1))) - 1
 
 
@@ -48,10 +50,17 @@ def without(lanes: int, wrong: int) -> int:
     return lanes ^ (lanes & ((wrong << 1) - (wrong >> 63)))
 
 
+def is_full(lanes: int) -> bool:
+    """Whether no lane is 0 or 1."""
+    return ((lanes & _ALL_BUT_TOP) + _NOT_ZERO_NOR_ONE | lanes) & _TOP == _TOP
+
+
 def count_breaks(lanes: int, step: int) -> int:
-    """How many lanes are not the one before and ``step``; all lanes are below 2**62."""
-    expected = (lanes + _ONE * step) & _ALL_BUT_THE_FIRST
-    return ((((lanes >> 64) ^ expected) + _NOT_ZERO) & _TOP & _ALL_BUT_THE_FIRST).bit_count()
+    """How many lanes are not the one before and ``step``."""
+    top = lanes & _TOP
+    expected = ((lanes ^ top) + _ONE * step) ^ top
+    differs = ((lanes >> 64) ^ expected) & _ALL_BUT_THE_FIRST
+    return (((differs & _ALL_BUT_TOP) + _NOT_ZERO | differs) & _TOP).bit_count()
 
 
 class Judge:

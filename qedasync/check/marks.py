@@ -8,9 +8,11 @@ from there on are ignored, until another pass looks at them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from operator import rshift
 
-__all__ = ["Flags", "Marks", "marks_for", "windows", "page_of", "span_of", "MAX_PAGES"]
+__all__ = ["Flags", "Marks", "marks_for", "windows", "page_of", "pages_of", "span_of", "MAX_PAGES"]
 
 MAX_PAGES = 1 << 16
 """About 13 MiB; contiguous, enough for 2 TiB of 64 KiB clusters."""
@@ -36,6 +38,11 @@ def span_of(marks: Marks | Flags) -> tuple[int, int]:
 def page_of(number: int) -> int:
     """The page that a number is on."""
     return number >> _PAGE_BITS
+
+
+def pages_of(numbers: Iterable[int]) -> Iterator[int]:
+    """The page of each number."""
+    return map(rshift, numbers, repeat(_PAGE_BITS))
 
 
 class Flags:

@@ -15,6 +15,7 @@ leaks, and calls an image mended that is not.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from contextlib import suppress
 
 from qedasync.check.lanes import as_bytes, as_lanes, indices_of, without
@@ -126,12 +127,12 @@ class _Mending(Walk):
         self.read_errors += 1
         self.read_errno = self.read_errno or error.errno
 
-    def act(self, kind: ActionKind, entries: list[tuple[int, int | None, int]]) -> None:
-        """Note what is done to entries: the L1 index, the L2 index, what they were."""
+    def act(self, kind: ActionKind, entries: Sequence[tuple[int, int | None, int]], n: int) -> None:
+        """Note what is done to ``n`` entries: the L1 index, the L2 index, what the first were."""
         listed = entries[: self.actions.room]
         for index, l2_index, value in listed:
             self.actions.add(Action(kind, index, l2_index, value))
-        self.actions.omitted += len(entries) - len(listed)
+        self.actions.omitted += n - len(listed)
 
 
 class _Clearing(_Mending):
@@ -149,11 +150,7 @@ class _Clearing(_Mending):
         offset = self.geometry.l1_table_offset
         async for first, lanes, wrong in self.l1():
             if wrong:
-                entries = unpack_entries(as_bytes(lanes))
-                self.act(
-                    ActionKind.CLEAR_ENTRY,
-                    [(first + i, None, entries[i]) for i in indices_of(wrong)],
-                )
+                self._note(first, None, lanes, wrong)
                 await self._clear(offset, first, lanes, wrong, Event.L1_UPDATE)
 
     async def visit(self, index: int, offset: int, scanner: Scanner) -> None:
@@ -178,11 +175,15 @@ class _Clearing(_Mending):
                 if self.pacer.due():
                     await self.pacer.pause()
 
-    def _note(self, index: int, first: int, lanes: int, wrong: int) -> None:
-        entries = unpack_entries(as_bytes(lanes))
-        self.act(
-            ActionKind.CLEAR_ENTRY, [(index, first + i, entries[i]) for i in indices_of(wrong)]
-        )
+    def _note(self, index: int, l2_index: int | None, lanes: int, wrong: int) -> None:
+        """Note the wrong entries of a slice, which begins at these indices."""
+        some: list[tuple[int, int | None, int]] = []
+        if self.actions.room:
+            entries = unpack_entries(as_bytes(lanes))
+            for i in indices_of(wrong):
+                at = (index + i, None) if l2_index is None else (index, l2_index + i)
+                some.append((*at, entries[i]))
+        self.act(ActionKind.CLEAR_ENTRY, some, wrong.bit_count())
 
     async def _clear(self, offset: int, first: int, lanes: int, wrong: int, event: Event) -> None:
         """Clear the wrong entries of a slice, which begins at ``first`` in the table there."""
@@ -209,7 +210,8 @@ class _Copying(_Mending):
             old = entries[:]
             changed = await self._separate(entries, trouble.doubles, scanner, used)
             if changed:
-                self.act(ActionKind.COPY_CLUSTER, [(index, first + i, old[i]) for i in changed])
+                done = [(index, first + i, old[i]) for i in changed]
+                self.act(ActionKind.COPY_CLUSTER, done, len(done))
                 await self.engine.sync()
                 writes = sector_writes(offset, first, entries, changed, Event.L2_UPDATE)
                 await self.storage.write_many(writes)
@@ -219,7 +221,7 @@ class _Copying(_Mending):
         size = self.geometry.table_size
         if not self.may_copy(size, used):
             return
-        self.act(ActionKind.COPY_TABLE, [(index, None, offset)])
+        self.act(ActionKind.COPY_TABLE, [(index, None, offset)], 1)
         errors = self.read_errors
         copy = self._take(size, scanner)
         await self.storage.write_zeroes(copy, self.geometry.table_bytes, Event.L2_ALLOC_WRITE)

@@ -8,17 +8,25 @@ marks are set one by one.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
 from operator import add, ne
 
-from qedasync.check.lanes import Judge, as_bytes, as_lanes, count_breaks, indices_of, without
+from qedasync.check.lanes import (
+    Judge,
+    as_bytes,
+    as_lanes,
+    count_breaks,
+    indices_of,
+    is_full,
+    without,
+)
 from qedasync.check.marks import Flags, Marks
 from qedasync.events import Event
 from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, SLICE_ENTRIES, Geometry
 from qedasync.format.pattern import RunPattern
-from qedasync.format.table import SECTOR_ENTRIES, pack_entries, sector_span, unpack_entries
+from qedasync.format.table import SECTOR_ENTRIES, pack_entries, unpack_entries
 from qedasync.storage.base import Write
 
 __all__ = ["Scanner", "Trouble", "sector_writes", "ALL_ZERO_CLUSTERS"]
@@ -32,22 +40,33 @@ _ALL_ONE = as_lanes(ALL_ZERO_CLUSTERS)
 
 @dataclass(slots=True)
 class Trouble:
-    """Entries that are wrong, by index.
+    """Entries that are wrong.
 
     Attributes:
-        invalid: they point to no data cluster.
-        doubles: they point to a cluster that is in use already.
+        wrong: those that point to no data cluster: where a slice begins, and its lanes.
+        doubles: indices of those that point to a cluster that is in use already.
     """
 
-    invalid: list[int] = field(default_factory=list)
+    wrong: list[tuple[int, int]] = field(default_factory=list)
     doubles: list[int] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.invalid or self.doubles)
+        return bool(self.wrong or self.doubles)
+
+    @property
+    def n_invalid(self) -> int:
+        """How many entries point to no data cluster."""
+        return sum(lanes.bit_count() for _, lanes in self.wrong)
+
+    def invalid(self) -> Iterator[int]:
+        """Their indices: there may be millions, and few are told."""
+        for first, lanes in self.wrong:
+            for index in indices_of(lanes):
+                yield first + index
 
     def extend(self, first: int, other: Trouble) -> None:
         """Take over the trouble of a slice that begins at index ``first``."""
-        self.invalid += [first + i for i in other.invalid]
+        self.wrong += [(first + start, lanes) for start, lanes in other.wrong]
         self.doubles += [first + i for i in other.doubles]
 
 
@@ -61,7 +80,7 @@ def sector_writes(
         changed: indices in ``entries``.
     """
     writes = []
-    for start in sorted({sector_span(index, 1)[0] for index in changed}):
+    for start in sorted({index - index % SECTOR_ENTRIES for index in changed}):
         data = pack_entries(entries, start, SECTOR_ENTRIES)
         offset = table_offset + (first + start) * ENTRY_BYTES
         writes.append(Write(offset, [data], len(data), event))
@@ -133,7 +152,7 @@ class Scanner:
             trouble = self.scan_run(first, SLICE_ENTRIES)
         else:
             trouble = self._scan_entries(raw)
-            self.bad += len(trouble.invalid) + len(trouble.doubles)
+            self.bad += trouble.n_invalid + len(trouble.doubles)
         return trouble if trouble else None
 
     def wrong(self, lanes: int) -> int:
@@ -144,22 +163,26 @@ class Scanner:
 
     def _scan_entries(self, raw: bytes) -> Trouble:
         lanes = as_lanes(raw)
+        if is_full(lanes):
+            self._count_full(lanes, raw)
+        else:
+            self._count(unpack_entries(raw))
         wrong = self.wrong(lanes)
         offsets = without(lanes, wrong) & ~_ALL_ONE  # valid ones, and 0
-        numbers = unpack_entries(as_bytes(offsets >> self._geometry.cluster_bits))
-        if wrong or 0 in numbers:
-            self._count(unpack_entries(raw))
-        else:
-            self._count_full(lanes, numbers)
-        return Trouble(indices_of(wrong) if wrong else [], self._marks.mark_each(numbers))
+        doubles: list[int] = []
+        if offsets:
+            numbers = unpack_entries(as_bytes(offsets >> self._geometry.cluster_bits))
+            doubles = self._marks.mark_each(numbers)
+        return Trouble([(0, wrong)] if wrong else [], doubles)
 
-    def _count_full(self, lanes: int, numbers: array[int]) -> None:
-        """Count the entries of a slice that all name clusters."""
-        bits = self._geometry.cluster_bits
+    def _count_full(self, lanes: int, raw: bytes) -> None:
+        """Count the entries of a slice that all name clusters, or what is to be one."""
+        first = int.from_bytes(raw[:ENTRY_BYTES], "little")
+        last = int.from_bytes(raw[-ENTRY_BYTES:], "little")
         self.allocated += SLICE_ENTRIES
         self.fragmented += count_breaks(lanes, self._geometry.cluster_size)
-        self.fragmented += self._expected not in (0, numbers[0] << bits)
-        self._expected = (numbers[-1] + 1) << bits
+        self.fragmented += self._expected not in (0, first)
+        self._expected = last + self._geometry.cluster_size
 
     def _count(self, entries: array[int]) -> None:
         used = [entry for entry in entries if entry > 1]

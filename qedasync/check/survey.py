@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
+from itertools import islice, repeat
+from operator import rshift
 from typing import Self
 
 from qedasync.check.lanes import as_bytes, indices_of, without
-from qedasync.check.marks import Flags, Marks, page_of, span_of
+from qedasync.check.marks import Flags, Marks, page_of, pages_of, span_of
 from qedasync.check.reader import Pacer
 from qedasync.check.result import (
     LIST_LIMIT,
@@ -158,8 +160,9 @@ class Survey(Walk):
         n = wrong.bit_count()
         self.to_clear += n
         self.corruptions += n
-        entries = unpack_entries(as_bytes(lanes))
-        self._list_invalid(1, [(first + i, None, entries[i]) for i in indices_of(wrong)], n)
+        entries, room = unpack_entries(as_bytes(lanes)), max(self.findings.room, self.clears.room)
+        some = indices_of(wrong)[:room] if room else []
+        self._list_invalid(1, [(first + i, None, entries[i]) for i in some], n)
 
     # ---------------------------------------------------------------- L2
 
@@ -233,21 +236,22 @@ class Survey(Walk):
         shared: bool = False,
     ) -> None:
         """Note what is wrong in a piece of a table; in a shared one it is a mere consequence."""
-        entries = unpack_entries(piece)
+        entries, n = unpack_entries(piece), trouble.n_invalid
         n_copied = min(len(trouble.doubles), self.copies_left(used))
         self.may_copy(n_copied, used)
         self.to_copy += n_copied
         self.left_behind += len(trouble.doubles) - n_copied
         if self._is_first_pass:
-            self.to_clear += len(trouble.invalid)
+            self.to_clear += n
         if shared:
             return
         if self._is_first_pass:
-            self.corruptions += len(trouble.invalid)
-            n, invalid = len(trouble.invalid), trouble.invalid[:LIST_LIMIT]
-            self._list_invalid(2, [(index, first + i, entries[i]) for i in invalid], n)
+            self.corruptions += n
+            some = islice(trouble.invalid(), min(n, max(self.findings.room, self.clears.room)))
+            self._list_invalid(2, [(index, first + i, entries[i]) for i in some], n)
         shift = self.geometry.cluster_bits
-        self._doubles.per_page.update(page_of(entries[i] >> shift) for i in trouble.doubles)
+        numbers = map(rshift, map(entries.__getitem__, trouble.doubles), repeat(shift))
+        self._doubles.per_page.update(pages_of(numbers))
         doubles = [(first + i, entries[i]) for i in trouble.doubles[:LIST_LIMIT]]
         self._list_doubles(index, doubles, len(trouble.doubles), n_copied)
 
