@@ -6,14 +6,18 @@ lies above: ``pwritev``, ``pwritev_done`` and their like. So have the guest's fl
 a backing file: see :mod:`qedasync.cli.nodes.debugged`.
 
 Requests are cut to the node's limits before rules see them. The bytes are moved exactly as they
-were asked for: what an unaligned write lacks is read for the rules' sake, and not written back, so
-that two such writes cannot lose each other's bytes.
+were asked for.
+
+Differs from QEMU: what an unaligned write lacks is read for the rules' sake and not written back,
+so that two such writes cannot lose each other's bytes, and a read that fails does no harm. QEMU
+writes what happens to be in memory then.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import qedasync
@@ -50,6 +54,7 @@ class BlkdebugStorage(qedasync.StorageBase):
         debugger: the rules and breakpoints.
         inner: the other storage.
         under_image: a QED image lies right above. QEMU writes zeroes into a mapped cluster as data.
+        align: bytes of a block: requests are for whole ones.
         max_transfer: bytes of a request at most; 0 for any number.
     """
 
@@ -60,11 +65,13 @@ class BlkdebugStorage(qedasync.StorageBase):
         self.debugger = Debugger(rules)
         self.inner = inner
         self.under_image = False
+        self.align = rules.align
         self.max_transfer = rules.limits.get("max-transfer", 0)
-        self._align = rules.align
-        self._zero_unit = max(self._align, rules.limits.get("opt-write-zero", 0))
+        self._zero_unit = max(self.align, rules.limits.get("opt-write-zero", 0))
         self._max_zeroes = rules.limits.get("max-write-zero", 0)
         self._dirty = False
+        self._new_table = False  # since the last flush
+        self._written = self._flushed = 0
 
     @property
     def size(self) -> int:
@@ -76,12 +83,12 @@ class BlkdebugStorage(qedasync.StorageBase):
         self, buffers: Sequence[Any], offset: int, event: Event = Event.READ_AIO
     ) -> None:
         await self._say(event)
-        await self._check_read(*aligned(offset, sum(map(len, buffers)), self._align))
+        await self._check_read(*aligned(offset, sum(map(len, buffers)), self.align))
         await self.inner.read_into(buffers, offset, event)
 
     async def _check_read(self, start: int, length: int) -> None:
         """What lies past the end of the file is zeroes without a request."""
-        end = sum(aligned(0, whole_sectors(self.size), self._align))
+        end = sum(aligned(0, whole_sectors(self.size), self.align))
         for piece in pieces(start, max(0, min(length, end - start)), self.max_transfer):
             await self.debugger.check("read", *piece)
 
@@ -95,6 +102,7 @@ class BlkdebugStorage(qedasync.StorageBase):
         self, buffers: Sequence[Any], offset: int, event: Event = Event.WRITE_AIO
     ) -> None:
         await self._say(event)
+        self._new_table |= event is Event.L2_ALLOC_WRITE
         length = sum(map(len, buffers))
 
         async def move(start: int, stop: int) -> None:
@@ -108,13 +116,15 @@ class BlkdebugStorage(qedasync.StorageBase):
         await self._write(margins.start, margins.stop, _within(offset, length, move))
 
     async def _read_margins(self, offset: int, length: int) -> Margins:
-        margins = Margins.of(offset, length, self._align)
-        for start, step, ends in margins.reads():
-            for end in ends:
-                await self.debugger.happen(f"pwritev_rmw_{end}")
-            await self._check_read(start, step)
-            for end in ends:
-                await self.debugger.happen(f"pwritev_rmw_after_{end}")
+        """What an unaligned write lacks. QEMU goes on, with what memory holds, if that fails."""
+        margins = Margins.of(offset, length, self.align)
+        with suppress(qedasync.StorageError):
+            for start, step, ends in margins.reads():
+                for end in ends:
+                    await self.debugger.happen(f"pwritev_rmw_{end}")
+                await self._check_read(start, step)
+                for end in ends:
+                    await self.debugger.happen(f"pwritev_rmw_after_{end}")
         return margins
 
     async def _write(self, start: int, stop: int, move: _Move) -> None:
@@ -192,13 +202,37 @@ class BlkdebugStorage(qedasync.StorageBase):
     async def flush(self, event: Event = Event.FLUSH_TO_DISK) -> None:
         if not self._dirty:
             return
-        self._dirty = False
+        written, self._dirty = self._flushed, False
+        if self._new_table:  # QEMU's driver flushes for that as a guest does
+            self._new_table = False
+            written = await self.begin_flush(to_disk=True)
         try:
             await self.debugger.check("flush", 0, 0)
             await self.inner.flush(event)
         except BaseException:
             self._dirty = True
             raise
+        self.end_flush(written)
+
+    def guest_wrote(self) -> None:
+        """A request of the guest has changed something."""
+        self._written += 1
+
+    async def begin_flush(self, *, to_disk: bool) -> int:
+        """A flush of the guest's, or one like it; what to tell :meth:`end_flush` when it is done.
+
+        Args:
+            to_disk: it does something.
+        """
+        await self.debugger.happen("flush_to_os")
+        written = self._written
+        if to_disk and written != self._flushed:
+            await self.debugger.happen("flush_to_disk")
+        return written
+
+    def end_flush(self, written: int) -> None:
+        """That flush has done its work."""
+        self._flushed = max(self._flushed, written)
 
     async def truncate(self, size: int, event: Event = Event.TRUNCATE) -> None:
         self._dirty = True

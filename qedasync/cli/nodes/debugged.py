@@ -5,8 +5,10 @@ there, and tells it of them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import qedasync
 from qedasync.cli.nodes.disk_filter import DiskFilter
 from qedasync.cli.nodes.requests import Margins, aligned, pieces
 
@@ -22,8 +24,8 @@ _SECTOR = 512
 class Debugged(DiskFilter):
     """Raises ``flush_to_os`` for every flush, ``flush_to_disk`` where there is anything to flush.
 
-    A flush of the image's own, between its tables, has neither. A write that is to be durable is
-    flushed before it counts as one: so QEMU does, and its first such flush finds nothing.
+    A write that is to be durable is flushed before it counts as one: so QEMU does, and its first
+    such flush finds nothing.
 
     Requests longer than what blkdebug takes come in pieces, one after the other. QEMU's QED driver
     takes whole sectors only: what a write lacks is read before.
@@ -35,12 +37,11 @@ class Debugged(DiskFilter):
 
     def __init__(self, disk: Any, debug: BlkdebugStorage, *, through: bool, flushes: bool) -> None:
         super().__init__(disk)
-        self._debugger = debug.debugger
+        self._debug = debug
         self._through = through
         self._flushes = flushes
         self._unit = _SECTOR if debug.under_image else 1
         self._max_transfer = debug.max_transfer // self._unit * self._unit
-        self._written = self._flushed = 0
 
     async def pread(self, length: int, offset: int) -> bytearray:
         data = bytearray(length)
@@ -79,7 +80,9 @@ class Debugged(DiskFilter):
         await self._end_write()
 
     async def _read_margins(self, offset: int, length: int) -> None:
-        if length and 0 <= offset <= self.size - length:
+        if not length or not 0 <= offset <= self.size - length:
+            return
+        with suppress(qedasync.QEDError):  # as QEMU, which goes on
             for start, step, _ in Margins.of(offset, length, self._unit).reads():
                 await super().pread(step, start)
 
@@ -93,20 +96,17 @@ class Debugged(DiskFilter):
 
     async def truncate(self, size: int) -> None:
         await super().truncate(size)
-        self._written += 1
+        self._debug.guest_wrote()
 
     async def _end_write(self) -> None:
         if self._through:
             await self.flush()
-        self._written += 1
+        self._debug.guest_wrote()
 
     async def flush(self) -> None:
-        await self._debugger.happen("flush_to_os")
-        written = self._written
-        if self._flushes and written != self._flushed:
-            await self._debugger.happen("flush_to_disk")
+        written = await self._debug.begin_flush(to_disk=self._flushes)
         await super().flush()
-        self._flushed = max(self._flushed, written)
+        self._debug.end_flush(written)
 
 
 class DebuggedBacking(DiskFilter):

@@ -21,6 +21,7 @@ from qedasync.cli.nodes.policy import admit, explain, policy
 from qedasync.cli.nodes.spec import parse_json, protocol_of, take_name
 from qedasync.cli.nodes.values import Options, choice, extract, flag, refuse_rest, text
 from qedasync.cli.options import ToolError
+from qedasync.cli.sizes import whole_sectors
 
 if TYPE_CHECKING:
     from qedasync.cli.nodes.blkdebug import BlkdebugStorage
@@ -59,6 +60,12 @@ class Stack:
             from qedasync.cli.nodes.copy_on_read import CopyOnRead
 
             layer.disk = CopyOnRead(layer.disk)
+        if own.writable and not _has_whole_blocks(layer):
+            await layer.storage.close()
+            raise ToolError(
+                "Cannot get 'write' permission without 'resize': Image size is not a multiple of"
+                " request alignment"
+            )
         return layer, await _as_disk(layer, own)
 
     async def _open(
@@ -326,6 +333,12 @@ def _watcher(layer: Layer) -> BlkdebugStorage | None:
 
     assert isinstance(layer.storage, BlkdebugStorage)
     return layer.storage
+
+
+def _has_whole_blocks(layer: Layer) -> bool:
+    """Whether a disk that only ends where its file does ends with a block of blkdebug's."""
+    debug = layer.watcher if layer.driver == "raw" else _watcher(layer)
+    return debug is None or whole_sectors(debug.size) % debug.align == 0
 
 
 def _unwatched(layer: Layer) -> qedasync.Storage:

@@ -109,6 +109,88 @@ wait_break A
 resume B
 resume A
 aio_flush
+
+blkdebug::a.qed
+break write_aio A
+break write_aio B
+aio_write 0 512
+wait_break A
+wait_break B
+resume A
+length
+resume A
+resume B
+aio_flush
+
+blkdebug::a.qed
+break write_aio A
+break write_aio B
+break write_aio C
+aio_write 0 512
+wait_break C
+resume B
+remove_break C
+length
+resume A
+aio_flush
+read 0 512
+
+blkdebug::a.qed
+break write_aio A
+break write_aio A
+aio_write 0 512
+wait_break A
+resume A
+length
+resume A
+aio_flush
+
+blkdebug::a.qed
+break write_aio A
+break write_aio A
+break read_aio A
+aio_write 0 512
+wait_break A
+remove_break A
+aio_flush
+read 0 512
+
+blkdebug::b.qed
+break read_aio A
+break read_aio B
+aio_read 64k 512
+wait_break A
+aio_read -q 65k 512
+resume B
+resume A
+aio_flush
+
+blkdebug::ov.qed
+break read_backing_aio A
+aio_read 64k 1k
+aio_flush
+aio_read -P 3 128k 1k
+wait_break A
+resume A
+aio_flush
+
+blkdebug::ov.qed
+break read_backing_aio A
+break read_backing_aio B
+aio_write -P 5 130k 1k
+wait_break B
+resume B
+resume A
+aio_flush
+read -P 3 131k 1k
+
+blkdebug::b.qed
+break read_aio A
+aio_write -q 64k 100
+wait_break A
+resume A
+aio_flush
+read -P 205 64k 100
 """
 
 
