@@ -15,6 +15,7 @@ from qedasync.nbd.client import Client, connect, list_exports
 from qedasync.nbd.client_handshake import Listed
 from qedasync.nbd.counters import Counters
 from qedasync.nbd.export import Export
+from qedasync.nbd.foreign import FOREIGN_FORMATS, ForeignImage, backing, foreign
 from qedasync.nbd.server import Limits, Server, serve
 from qedasync.nbd.tls import allow_names, client_context, server_context
 from qedasync.nbd.uri import Address, is_nbd_uri, parse_uri
@@ -23,8 +24,12 @@ __all__ = [
     "serve",
     "connect",
     "list_exports",
+    "foreign",
+    "backing",
     "Server",
     "Client",
+    "ForeignImage",
+    "FOREIGN_FORMATS",
     "Export",
     "Limits",
     "Counters",
