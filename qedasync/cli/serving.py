@@ -3,54 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
-import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from typing import Any, cast
 
 import qedasync
 from qedasync import nbd
-from qedasync.cli.nodes import Access, open_node, policy
+from qedasync.cli.nodes import Node, open_node
+from qedasync.cli.nodes.overlay import under_overlay
+from qedasync.cli.nodes.window import Window
+from qedasync.cli.nodes.zero_detector import ZeroDetector
 from qedasync.cli.options import Parsed, ToolError
-from qedasync.cli.run import link_name
+from qedasync.cli.run import program_name, run_async, say
+from qedasync.cli.serve_wish import Wish, understand
 from qedasync.nbd.metrics import serve_metrics
 
 __all__ = ["serve"]
 
-_CACHES = ("writeback", "writethrough", "none", "unsafe")
 _LISTEN_FDS_START = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """The command line, understood."""
-
-    images: tuple[str, ...]
-    names: tuple[str, ...]
-    description: str
-    format: str | None
-    access: Access
-    shared: int
-    persistent: bool
-    host: str
-    port: int
-    path: str | None
-    pid_file: str | None
-    metrics: int | None
-    tls: Callable[[], ssl.SSLContext] | None
-    allow: tuple[str, ...]
-    quiet: bool
 
 
 def serve(parsed: Parsed) -> int:
     """Serve until it is time to end; answers the exit code."""
-    from qedasync.cli.run import run_async
-
-    wish = _understand(parsed)
+    wish = understand(parsed)
     listening = _fork() if parsed.has("fork") else None
     if listening == _PARENT:
         return 0
@@ -78,78 +57,20 @@ def _fork() -> int:
     return _PARENT
 
 
-def _understand(parsed: Parsed) -> _Wish:
-    if not parsed.names:
-        raise ToolError("serve: give at least one image")
-    names = parsed.all("export-name")
-    if not names:
-        names = [""] if len(parsed.names) == 1 else [os.path.basename(n) for n in parsed.names]
-    if len(names) != len(parsed.names) or len(set(names)) != len(names):
-        raise ToolError("serve: every image needs an export name (-x) of its own")
-    if parsed.has("socket") and (parsed.has("port") or parsed.has("bind")):
-        raise ToolError("serve: -k listens on a Unix socket, -b and -p on a TCP port; choose one")
-    cache = parsed.last("cache", "writeback") or ""
-    if cache not in _CACHES:
-        raise ToolError(f"serve: Invalid cache option: {cache}; there are {', '.join(_CACHES)}")
-    backing = parsed.last("backing")
-    try:
-        policy(backing)
-    except ToolError as error:
-        raise ToolError(f"serve: --backing: {error}") from error
-    port, shared = _number(parsed, "port", 65535), _number(parsed, "shared", 1_000_000)
-    as_qemu = link_name() == "qemu-nbd"
-    return _Wish(
-        images=tuple(parsed.names),
-        names=tuple(names),
-        description=parsed.last("description", "") or "",
-        format=parsed.last("format"),
-        access=Access(writable=not parsed.has("read-only"), cache=cache, backing=backing),
-        shared=(1 if as_qemu and shared is None else shared) or 1000,
-        persistent=parsed.has("persistent"),
-        host=parsed.last("bind", "127.0.0.1") or "",
-        port=10809 if port is None else port,
-        path=parsed.last("socket"),
-        pid_file=parsed.last("pid-file"),
-        metrics=_number(parsed, "metrics", 65535),
-        tls=_tls(parsed),
-        allow=tuple(parsed.all("allow")),
-        quiet=as_qemu,
-    )
-
-
-def _number(parsed: Parsed, key: str, most: int) -> int | None:
-    text = parsed.last(key)
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdigit() or int(text) > most:
-        raise ToolError(f"serve: --{key} is {text!r}; it must be a number from 0 to {most}")
-    return int(text)
-
-
-def _tls(parsed: Parsed) -> Callable[[], ssl.SSLContext] | None:
-    """Makes the context, now and at each SIGHUP; None without TLS."""
-    directory, certificate = parsed.last("tls-creds"), parsed.last("tls-cert")
-    verify = parsed.has("tls-verify") or parsed.has("allow")
-    if directory is None and certificate is None:
-        if verify or parsed.has("tls-key") or parsed.has("tls-ca"):
-            raise ToolError("serve: TLS needs --tls-creds, or --tls-cert and --tls-key")
-        return None
-    key, ca = parsed.last("tls-key"), parsed.last("tls-ca")
-    return lambda: nbd.server_context(
-        directory, certificate=certificate, key=key, ca=ca, verify=verify
-    )
-
-
 # ------------------------------------------------------------------- the server
 
 
-async def _serve(wish: _Wish, listening: int | None) -> int:
+async def _serve(wish: Wish, listening: int | None) -> int:
     tls = None if wish.tls is None else wish.tls()
+    if wish.verbose:
+        _tell_of_clients()
     async with AsyncExitStack() as stack:
         exports: dict[str, nbd.Export] = {}
         for name, image in zip(wish.names, wish.images, strict=True):
             disk = await stack.enter_async_context(await _open(image, wish))
-            exports[name] = nbd.Export(name, disk, description=wish.description)
+            exports[name] = nbd.Export(
+                name, disk, description=wish.description, readonly=wish.readonly
+            )
         server = await stack.enter_async_context(
             nbd.serve(
                 cast("Mapping[str, nbd.Export]", exports),
@@ -169,13 +90,22 @@ async def _serve(wish: _Wish, listening: int | None) -> int:
         if wish.pid_file is not None:
             stack.callback(_remove, wish.pid_file)
             _write_pid(wish.pid_file)
-        if not wish.quiet:
+        if not wish.as_qemu:
             for name in exports:
                 print(server.uri(name), flush=True)
         if listening is not None:
             _leave_the_terminal(listening)
         await _until_told(server, wish)
     return 0
+
+
+def _tell_of_clients() -> None:
+    """Let what the server logs be seen."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{program_name()}: %(message)s"))
+    log = logging.getLogger("qedasync.nbd")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
 
 
 def _leave_the_terminal(listening: int) -> None:
@@ -188,16 +118,39 @@ def _leave_the_terminal(listening: int) -> None:
     os.close(listening)
 
 
-async def _open(image: str, wish: _Wish) -> Any:
+async def _open(image: str, wish: Wish) -> Any:
+    """What is served of an image."""
+    node = await _open_node(image, wish)
+    if wish.snapshot:
+        node = await under_overlay(node)
+    disk = ZeroDetector(node.disk) if wish.detect_zeroes else node.disk
+    if not wish.offset:
+        return disk
+    if wish.offset > disk.size:
+        await disk.close()
+        raise ToolError(
+            f"Offset ({wish.offset}) cannot be greater than size of the containing file"
+            f" ({disk.size})"
+        )
+    part = Window(qedasync.DiskStorage(disk), wish.offset, None)
+    return await qedasync.open_raw(image, "r" if disk.readonly else "r+", storage=part)
+
+
+async def _open_node(image: str, wish: Wish) -> Node:
     try:
-        return (await open_node(image, wish.format, wish.access)).disk
+        return await open_node(image, wish.format, wish.access, image_opts=wish.image_opts)
     except ToolError as error:
         # The name once: where the file itself is at fault, qemu-img says it twice.
         head = f"Could not open '{image}': "
-        raise ToolError(head + str(error).removeprefix(head).removeprefix(head)) from error
+        why = str(error).removeprefix(head)
+        why = why if wish.image_opts else why.removeprefix(head)
+        if not wish.as_qemu:
+            raise ToolError(head + why) from error
+        told = why if wish.image_opts or why.startswith("Unknown driver") else head + why
+        raise ToolError(f"Failed to blk_new_open '{image}': {told}") from error
 
 
-async def _until_told(server: nbd.Server, wish: _Wish) -> None:
+async def _until_told(server: nbd.Server, wish: Wish) -> None:
     """Wait for a signal, or for the last client to leave."""
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
@@ -217,10 +170,8 @@ async def _until_told(server: nbd.Server, wish: _Wish) -> None:
             loop.remove_signal_handler(number)
 
 
-def _renew(server: nbd.Server, wish: _Wish) -> None:
+def _renew(server: nbd.Server, wish: Wish) -> None:
     """New certificates for new clients; if they are no good, the old ones stay."""
-    from qedasync.cli.run import say
-
     if wish.tls is None:
         return
     try:
@@ -247,8 +198,11 @@ def _handed_over() -> list[socket.socket]:
 
 
 def _write_pid(path: str) -> None:
-    with open(path, "w", encoding="ascii") as file:
-        file.write(f"{os.getpid()}\n")
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+    except OSError as error:
+        raise ToolError(f"Could not create '{path}': {error.strerror}") from error
 
 
 def _remove(path: str) -> None:

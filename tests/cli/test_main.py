@@ -88,7 +88,9 @@ def test_link_qemu_img_says_what_qemu_img_says(words: str, tmp_path: Path) -> No
 def test_link_qemu_nbd_serves(tmp_path: Path) -> None:
     ours = call("x.qed", tmp_path, tool="qemu-nbd")
     assert (ours.code, ours.err.count("\n")) == (1, 1)
-    assert ours.err.startswith("qemu-nbd: Could not open 'x.qed': No such file")
+    assert ours.err.startswith(
+        "qemu-nbd: Failed to blk_new_open 'x.qed': Could not open 'x.qed': No such file"
+    )
 
 
 def test_link_as_a_file_is_the_tool(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ async def test_serve_takes_a_socket_that_systemd_hands_over(tmp_path: Path) -> N
         (["-p", "99999", "x"], "--port"),
         (["-k", "s", "-p", "1", "x"], "choose one"),
         (["-x", "a", "x", "y"], "name (-x) of its own"),
-        (["--cache=odd", "x"], "Invalid cache option"),
+        (["--cache=odd", "x"], "Invalid cache mode"),
         (["--tls-verify", "x"], "TLS needs"),
         (["--tls-creds", "/nonexistent", "x"], "No such file"),
         (["--backing", "odd", "x"], "--backing"),

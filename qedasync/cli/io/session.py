@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from qedasync.cli.io.driver_options import split_options, with_name
 from qedasync.cli.io.failure import Failed, failing
 from qedasync.cli.nodes import Access, Node, open_node
 from qedasync.cli.nodes.copy_on_read import CopyOnRead
+from qedasync.cli.nodes.overlay import under_overlay
 from qedasync.cli.options import ToolError
 
 __all__ = ["Opening", "Session"]
@@ -207,7 +207,10 @@ async def _open(opening: Opening) -> Node:
         node = await open_node(name, fmt, access, image_opts=image_opts)
     except ToolError as error:
         raise ToolError(str(error).removeprefix(f"Could not open '{name}': ")) from error
-    return await _over(node, opening) if opening.snapshot else node
+    if not opening.snapshot:
+        return node
+    node = await under_overlay(node)
+    return replace(node, disk=CopyOnRead(node.disk)) if opening.copy_on_read else node
 
 
 def _said(opening: Opening) -> tuple[str, str | None, bool]:
@@ -222,48 +225,3 @@ def _said(opening: Opening) -> tuple[str, str | None, bool]:
     if set(options) == {"driver"}:
         return opening.name, options["driver"], False
     return with_name(opening.options, opening.name), None, True
-
-
-async def _over(node: Node, opening: Opening) -> Node:
-    """An overlay that goes with the process, on an image; closes both or none.
-
-    Differs from QEMU: it is a QED image; there it is qcow2.
-    """
-    try:
-        image: Any = await _make_overlay(node)
-    except BaseException as error:
-        with suppress(qedasync.QEDError):
-            await node.close()
-        if not isinstance(error, qedasync.QEDError | OSError):
-            raise
-        raise ToolError(f"Could not create a temporary overlay: {_reason(error)}") from error
-    disk = CopyOnRead(image) if opening.copy_on_read else image
-    return replace(node, disk=disk, format="qed")
-
-
-async def _make_overlay(node: Node) -> qedasync.Image:
-    import tempfile
-
-    directory = os.environ.get("TMPDIR") or "/var/tmp"
-    handle, path = tempfile.mkstemp(prefix="qedasync-", suffix=".qed", dir=directory)
-    os.close(handle)
-    try:
-        storage = await qedasync.open_storage(path, writable=True)
-    finally:
-        os.unlink(path)
-    try:
-        await qedasync.create(
-            path,
-            node.disk.size,
-            backing_file=node.file or "base",
-            backing_format="raw",
-            backing_unchecked=True,
-            storage=storage,
-            lock=False,
-        )
-    except BaseException:
-        await storage.close()
-        raise
-    return await qedasync.open(
-        path, "r+", cache="unsafe", storage=storage, lock=False, backing=node.disk
-    )
