@@ -170,6 +170,7 @@ def _fish(verbs: Sequence[Verb]) -> Iterator[str]:
             yield f"{seen} -f -a '{' '.join(words)}'"
         for option in verb.options:
             yield f"{seen} {_fish_option(option)}"
+        yield f"{seen} -s h -l help -d 'show its help'"
 
 
 def _fish_option(option: Option) -> str:
