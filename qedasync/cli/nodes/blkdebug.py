@@ -69,6 +69,8 @@ class BlkdebugStorage(qedasync.StorageBase):
         self.max_transfer = rules.limits.get("max-transfer", 0)
         self._zero_unit = max(self.align, rules.limits.get("opt-write-zero", 0))
         self._max_zeroes = rules.limits.get("max-write-zero", 0)
+        self._discard_unit = max(self.align, rules.limits.get("opt-discard", 0))
+        self._max_discard = rules.limits.get("max-discard", 0)
         self._dirty = False
         self._new_table = False  # since the last flush
         self._written = self._flushed = 0
@@ -181,16 +183,26 @@ class BlkdebugStorage(qedasync.StorageBase):
             most=self._max_zeroes,
             most_data=self.max_transfer,
         ):
-            if as_data or not await self._takes_zeroes(at, step):
+            if as_data or not await self._takes("write-zeroes", at, step):
                 await self._write_pieces(at, at + step, zero)
             else:
                 self._dirty = True
                 await zero(at, at + step)
 
-    async def _takes_zeroes(self, offset: int, length: int) -> bool:
-        """Whether a zero write passes the rules; False if it has to be data."""
+    async def discard(self, offset: int, length: int) -> None:
+        """Zero what the guest does not need any more, in whole blocks; no event happens."""
+        start, stop = -(-offset // self.align) * self.align, offset + length
+        for at, step, _ in zero_pieces(
+            start, stop - stop % self.align - start, unit=self._discard_unit, most=self._max_discard
+        ):
+            if await self._takes("discard", at, step):
+                self._dirty = True
+                await self.inner.write_zeroes(at, step)
+
+    async def _takes(self, iotype: str, offset: int, length: int) -> bool:
+        """Whether a request passes the rules; False for an error that says "not supported"."""
         try:
-            await self.debugger.check("write-zeroes", offset, length)
+            await self.debugger.check(iotype, offset, length)
         except qedasync.StorageError as error:
             if error.errno != errno.ENOTSUP:
                 raise

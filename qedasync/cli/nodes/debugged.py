@@ -79,6 +79,14 @@ class Debugged(DiskFilter):
         await super().write_zeroes(length, offset)
         await self._end_write()
 
+    async def discard(self, length: int, offset: int) -> None:
+        if self._debug.under_image:
+            await super().discard(length, offset)
+            return
+        await super().discard(0, offset)  # says whether it may
+        await self._debug.discard(offset, length)
+        self._debug.guest_wrote()
+
     async def _read_margins(self, offset: int, length: int) -> None:
         if not length or not 0 <= offset <= self.size - length:
             return

@@ -28,7 +28,7 @@ def pieces(offset: int, length: int, most: int) -> Iterator[tuple[int, int]]:
 
 
 def zero_pieces(
-    offset: int, length: int, *, unit: int, most: int, most_data: int
+    offset: int, length: int, *, unit: int, most: int, most_data: int = 0
 ) -> Iterator[tuple[int, int, bool]]:
     """(offset, length, whether as data) of a zero write's pieces.
 

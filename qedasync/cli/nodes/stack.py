@@ -56,10 +56,8 @@ class Stack:
         direct, through, flushes = CACHES[access.cache]
         how = How(access.writable, direct, through, flushes, access.force_share)
         layer, own = await self._open(name, options, how, protocol=False)
-        if layer.driver == "qed" and access.copy_on_read and access.writable:
-            from qedasync.cli.nodes.copy_on_read import CopyOnRead
-
-            layer.disk = CopyOnRead(layer.disk)
+        if access.copy_on_read and access.writable:
+            _copy_on_read(layer)
         if own.writable and not _has_whole_blocks(layer):
             await layer.storage.close()
             raise ToolError(
@@ -333,6 +331,18 @@ def _watcher(layer: Layer) -> BlkdebugStorage | None:
 
     assert isinstance(layer.storage, BlkdebugStorage)
     return layer.storage
+
+
+def _copy_on_read(layer: Layer) -> None:
+    """Keep what is read from a backing file in the image, also if a raw node lies on it."""
+    from qedasync.cli.nodes.copy_on_read import CopyOnRead
+
+    if layer.driver == "qed":
+        layer.disk = CopyOnRead(layer.disk)
+    elif isinstance(layer.storage, qedasync.DiskStorage) and hasattr(
+        layer.storage.disk, "populate"
+    ):
+        layer.storage.disk = CopyOnRead(layer.storage.disk)
 
 
 def _has_whole_blocks(layer: Layer) -> bool:

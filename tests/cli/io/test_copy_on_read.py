@@ -93,6 +93,13 @@ def test_copy_on_read_leaves_in_the_image_what_qemu_leaves(
     assert own_runs(twins.mine / image) == own_runs(twins.real / image)
 
 
+def test_copy_on_read_through_a_raw_node_does_the_same(originals: Path, tmp_path: Path) -> None:
+    twins = Twins(tmp_path, originals)
+    options = "driver=raw,file.driver=qed,file.file.driver=file,file.file.filename=wide.qed"
+    run_block(twins, f"-C --image-opts {options}", ["read 100k 200k"])
+    assert own_runs(twins.mine / "wide.qed") == own_runs(twins.real / "wide.qed")
+
+
 def own_runs(image: Path) -> list[Any]:
     """The runs that the image itself has: start, length, whether they are zeroes."""
     below = f"json:{json.dumps({'driver': 'qed', 'file.filename': str(image), 'backing': None})}"

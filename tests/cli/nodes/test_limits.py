@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.differential import Twins
+from tests.cli.differential import Outcome, Twins
 from tests.cli.io.pair import normal
 from tests.cli.nodes import images
 from tests.helpers import qemu
@@ -74,9 +74,16 @@ LIMITS = [
     ("odd", "file.align=4k", "write -P 7 10 10"),
     ("odd", "file.align=512", "write -z 600 10", "length"),
     ("odd", "file.align=1", "write -P 7 600 100", "write -P 7 1000 10"),
-    # what goes by discards only; none is done by default
-    ("qed", "file.opt-discard=64k,file.max-discard=64k," + at(10, iotype="discard"),
-     "discard 0 32k", "read -P 2 0 64k"),
+    # discards, of whole blocks
+    ("raw", at(10, iotype="discard"), "discard 0 32k", "discard 32k 32k", "read -P 1 0 32k"),
+    ("raw", "file.opt-discard=64k,file.max-discard=64k," + at(140), "write -P 4 0 1M",
+     "write -P 4 0 64k", "discard 1k 32k", "discard 32k 100k", "discard 0 1M", "discard 100 100"),
+    ("raw", "file.align=4k,file.opt-discard=4k,file.max-discard=8k,"
+     + at(32, iotype="discard"), "discard 1k 6k", "discard 17k 1k", "discard 100 15k",
+     "discard 0 64k", "read -P 1 1k 3k", "read -P 0 4k 4k"),
+    ("raw", "file.max-discard=8k," + at(32, iotype="discard", errno="95"), "discard 0 64k"),
+    ("raw", at(-1, event="pwritev_zero"), "discard 0 64k", "read 0 64k"),
+    ("qed", at(10, iotype="discard"), "discard 0 32k", "read -P 2 0 64k"),
 ]  # fmt: skip
 """(file, options, commands)"""
 
@@ -125,6 +132,24 @@ def test_margin_that_cannot_be_read_stays_as_it_is(
     assert before[: written.start] == after[: written.start]
     assert before[written.stop :] == after[written.stop :]
     assert set(after[written.start : written.stop]) == {0 if "-z" in command else 7}
+
+
+def test_image_over_blocks_ends_with_its_clusters(originals: Path, tmp_path: Path) -> None:
+    """QEMU writes the file's last block whole, and leaks the clusters in it."""
+    row = ("qed", "file.align=1M", "write -q 128k 64k")
+    mine, _ = run_both(row, Twins(tmp_path, originals))
+    assert qemu.check(mine / "a.qed")["leaks"] == 0
+    assert (mine / "a.qed").stat().st_size == 11 << 16
+
+
+def test_discard_of_part_of_a_block_leaves_it(originals: Path, tmp_path: Path) -> None:
+    """qemu-io divides by zero if it is not told an ``opt-discard``."""
+    twins = Twins(tmp_path, originals)
+    below = "file.driver=blkdebug,file.image.driver=file,file.image.filename=base.raw"
+    words = ["-c", "discard -q 1k 8k", "-c", "read -qP 1 0 4k", "-c", "read -qP 0 4k 4k"]
+    words += ["-c", "read -qP 1 8k 4k", "--image-opts", f"driver=raw,{below},file.align=4k"]
+    assert twins.theirs(words, tool="qemu-io").code < 0
+    assert twins.ours(words, tool="qemu-io") == Outcome(0, "", "")
 
 
 def test_permission_to_write_is_none_for_a_reader(originals: Path, tmp_path: Path) -> None:
