@@ -56,6 +56,7 @@ __all__ = [
     "backing_size",
     "BackingPolicy",
     "BackingRequest",
+    "ChainFiles",
     "check_policy",
     "local_path",
 ]
@@ -110,6 +111,23 @@ file has been looked at. See :func:`qedasync.nbd.backing`.
 """
 
 _Opener: TypeAlias = Callable[..., Awaitable[Storage]]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainFiles:
+    """How the files of a chain are opened.
+
+    Attributes:
+        open_storage: opens one, as :func:`qedasync.storage.opener.open_storage` does.
+        lock: take QEMU's locks.
+        direct: bypass the page cache.
+        l2_cache_bytes: budget for L2 tables of an image that is written.
+    """
+
+    open_storage: _Opener
+    lock: bool = True
+    direct: bool = False
+    l2_cache_bytes: int = 32 << 20
 
 
 def check_policy(policy: BackingPolicy) -> None:

@@ -2,6 +2,8 @@
 
 Arguments are checked here, once: what goes on to the engine is inside the image and made of bytes.
 The two lines of :meth:`Image.pread` are the hot path; everything it needs is bound at open.
+
+What few programs ask of an image, a check and the jobs of :mod:`qedasync.chain`, is imported then.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
-from qedasync.backing import BackingPolicy, check_policy, open_backing, open_new_backing
-from qedasync.chain import ChainFiles, Progress, change_name, commit, plan_name, rebase
-from qedasync.check import CheckResult, check_image
+from qedasync.backing import (
+    BackingPolicy,
+    ChainFiles,
+    check_policy,
+    open_backing,
+    open_new_backing,
+)
 from qedasync.disk import Buffer, Disk, DiskSource
 from qedasync.engine.buffers import cut
 from qedasync.engine.bulk import Bulk
@@ -35,6 +41,9 @@ from qedasync.storage.locks import LockRole
 from qedasync.storage.opener import open_storage
 from qedasync.units import parse_size
 from qedasync.waiting import Opening
+
+if TYPE_CHECKING:
+    from qedasync.check import CheckResult
 
 __all__ = ["Image", "open_image", "Cache", "as_buffer", "as_target", "check_choice"]
 
@@ -359,6 +368,8 @@ class Image:
             ReadOnly: repair of a read-only image.
             StorageError: a repair could not be written.
         """
+        from qedasync.check import check_image
+
         self._check_open()
         self._engine.check_loop()
         if not repair:
@@ -391,6 +402,8 @@ class Image:
 
         Cancellation: as :meth:`pwrite`.
         """
+        from qedasync.chain import change_name
+
         recorded = self._name_to_record(name, format)
         await change_name(self._engine, recorded, format == "raw")
 
@@ -425,6 +438,8 @@ class Image:
             ReadOnly, ImageFailed: the image takes no writes.
             StorageError: reading or writing failed.
         """
+        from qedasync.chain import Progress, rebase
+
         name: str | None = None
         try:
             name = self._name_to_record(new, format)
@@ -484,6 +499,8 @@ class Image:
             ImageLocked: somebody else has the backing file open.
             StorageError, BackingError: reading or writing failed.
         """
+        from qedasync.chain import Progress, commit
+
         where = base if base is None or isinstance(base, Disk) else os.fsdecode(base)
         self._check_open()
         self._engine.check_loop()
@@ -500,6 +517,8 @@ class Image:
         self, name: str | os.PathLike[str] | None, format: BackingFormat | None
     ) -> str | None:
         """A name that the header has room for, or None; looked at before anything is opened."""
+        from qedasync.chain import plan_name
+
         self._check_open()
         self._engine.check_loop()
         self._engine.check_writable()
@@ -805,6 +824,8 @@ async def _open_backing(engine: Engine, wish: _Wish) -> Source | None:
 
 
 async def _repair(engine: Engine, wish: _Wish) -> None:
+    from qedasync.check import check_image
+
     result = await check_image(engine, repair=True)
     if not result.corruptions and not result.check_errors:
         return

@@ -7,9 +7,8 @@ write meanwhile. They hold ``Engine.job``, so one of them works on an image at a
 """
 
 from qedasync.chain.commit import commit
-from qedasync.chain.layers import ChainFiles
 from qedasync.chain.name import change_name, plan_name
 from qedasync.chain.rebase import rebase
 from qedasync.chain.walk import Progress
 
-__all__ = ["rebase", "commit", "change_name", "plan_name", "ChainFiles", "Progress"]
+__all__ = ["rebase", "commit", "change_name", "plan_name", "Progress"]

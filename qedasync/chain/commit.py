@@ -15,7 +15,8 @@ from array import array
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from functools import partial
 
-from qedasync.chain.layers import ChainFiles, Layer, Target, find_layer, layers_of, writable
+from qedasync.backing import ChainFiles
+from qedasync.chain.layers import Layer, Target, find_layer, layers_of, writable
 from qedasync.chain.undo import undone
 from qedasync.chain.walk import PIECE, Progress, View, work_through
 from qedasync.disk import Disk

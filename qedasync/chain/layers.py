@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from qedasync.backing import ChainFiles
 from qedasync.check import check_image
 from qedasync.disk import Disk, DiskSource
 from qedasync.engine.core import Engine, EngineOptions
@@ -33,24 +34,7 @@ from qedasync.storage.base import Storage
 from qedasync.storage.locks import LockRole
 from qedasync.storage.workers import in_thread
 
-__all__ = ["ChainFiles", "Layer", "Target", "find_layer", "layers_of", "writable"]
-
-
-@dataclass(frozen=True, slots=True)
-class ChainFiles:
-    """How the files of a chain are opened.
-
-    Attributes:
-        open_storage: opens one, as :func:`qedasync.storage.opener.open_storage` does.
-        lock: take QEMU's locks.
-        direct: bypass the page cache.
-        l2_cache_bytes: budget for L2 tables of an image that is written.
-    """
-
-    open_storage: Callable[..., Awaitable[Storage]]
-    lock: bool = True
-    direct: bool = False
-    l2_cache_bytes: int = 32 << 20
+__all__ = ["Layer", "Target", "find_layer", "layers_of", "writable"]
 
 
 @dataclass(frozen=True, slots=True)
