@@ -65,7 +65,7 @@ def main(words: Sequence[str]) -> int:
         raise _refusal(fmt)
     name = one_name(parsed)
     cache_word(parsed, "t")
-    raise _refusal(run_async(_format(parsed, name)))
+    raise _refusal(run_async(_format(parsed, name), brief=True))
 
 
 def _refusal(fmt: str) -> ToolError:

@@ -75,7 +75,7 @@ def main(words: Sequence[str]) -> int:
     values = format_options.parse_format_options(text, fmt, filename)
     local_name(filename)
     _complete(parsed, fmt, filename, size, values)
-    run_async(_create(parsed, fmt, filename, values))
+    run_async(_create(parsed, fmt, filename, values), brief=True)
     return 0
 
 

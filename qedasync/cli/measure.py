@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> int:
     length = None if size is None else size_word("image size", size)
     _check_names(parsed)
     values = _values(text, parsed.last("O", "raw") or "")
-    required, most = run_async(_measure(parsed, length, values))
+    required, most = run_async(_measure(parsed, length, values), brief=True)
     if in_json:
         print(as_json({"required": required, "fully-allocated": most}))
     else:

@@ -2,12 +2,15 @@
 
 Names and options mix freely, short options group (``-pq``), a long one takes ``--name=value`` or
 ``--name value`` and may be cut short where that is unambiguous, ``--`` ends the options.
+
+Every start of the program comes through here. So these are named tuples: to make a data class takes
+longer than all else that ``--version`` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from qedasync import QEDError
 
@@ -26,8 +29,7 @@ class ToolError(QEDError):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One option of a verb.
 
     Attributes:
@@ -50,16 +52,14 @@ class Option:
         return self.long or self.short
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """A command line that works, and what it is for."""
 
     command: str
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verb:
+class Verb(NamedTuple):
     """What the command line knows of a verb.
 
     Attributes:
@@ -95,7 +95,6 @@ _NEVER_SHORT = ("backing", "progress")
 _HELP = Option("h", "help", "", "show this")
 
 
-@dataclass(slots=True)
 class Parsed:
     """The command line, taken apart. An option may be asked for by its letter or its long name.
 
@@ -105,9 +104,15 @@ class Parsed:
         letters: letter -> key, of the options that have both.
     """
 
-    given: list[tuple[str, str]] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    letters: dict[str, str] = field(default_factory=dict)
+    def __init__(
+        self,
+        given: Sequence[tuple[str, str]] = (),
+        names: Sequence[str] = (),
+        letters: Mapping[str, str] | None = None,
+    ) -> None:
+        self.given = list(given)
+        self.names = list(names)
+        self.letters = dict(letters or {})
 
     def has(self, key: str) -> bool:
         """Whether the option was given."""

@@ -71,7 +71,7 @@ def main(words: Sequence[str]) -> int:
         raise ToolError("Expecting image file name and size")
     sign = size[0] if size[:1] in ("+", "-") else ""
     amount = _amount(size.removeprefix(sign))
-    run_async(_resize(parsed, parsed.names[0], sign, amount, mode))
+    run_async(_resize(parsed, parsed.names[0], sign, amount, mode), brief=True)
     if not parsed.has("q"):
         print("Image resized.")
     return 0

@@ -18,6 +18,7 @@ __all__ = [
     "link_name",
     "program_name",
     "run_async",
+    "run_at_once",
     "say",
 ]
 
@@ -69,18 +70,22 @@ def _shown(char: str) -> str:
     return " " if char == "\n" else char.encode("unicode_escape").decode()
 
 
-def run_async(main: Coroutine[Any, Any, T], loop_factory: Any = None) -> T:
+def run_async(main: Coroutine[Any, Any, T], loop_factory: Any = None, *, brief: bool = False) -> T:
     """Run a coroutine to its end, on the fastest loop there is unless one is given.
 
     SIGINT or SIGTERM cancels it, once, with the signal's number as the message; a second one is an
     ordinary one.
+
+    Args:
+        brief: it has so little to do that the fastest loop would take longer to load than it saves.
 
     Raises:
         Interrupted: a signal came, and the coroutine ended because of it.
     """
     import asyncio
 
-    with asyncio.Runner(loop_factory=loop_factory or _loop_factory()) as runner:
+    factory = loop_factory or (asyncio.new_event_loop if brief else _loop_factory())
+    with asyncio.Runner(loop_factory=factory) as runner:
         received: list[int] = []
         try:
             return runner.run(_watched(main, received))
@@ -88,6 +93,19 @@ def run_async(main: Coroutine[Any, Any, T], loop_factory: Any = None) -> T:
             if not received:
                 raise
         raise Interrupted(received[0])
+
+
+def run_at_once(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that waits for nothing, without an event loop: asyncio takes longer to load
+    than all that such a verb does.
+    """
+    try:
+        main.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    main.close()
+    raise RuntimeError("a coroutine waits that was not to")
 
 
 def _loop_factory() -> Any:

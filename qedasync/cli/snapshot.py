@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
         raise ToolError("Cannot mix '-l', '-a', '-c', '-d'")
     name = one_name(parsed)
     key, value = actions[0] if actions else ("l", "")
-    run_async(_look(parsed, name, changes=key != "l"))
+    run_async(_look(parsed, name, changes=key != "l"), brief=True)
     if key != "l":
         raise ToolError(_REFUSALS[key].format(value))
     return 0

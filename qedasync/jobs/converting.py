@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -198,7 +197,7 @@ async def _make(
 def part_beside(path: str) -> str:
     """A name that nobody has, in the directory of ``path``: a relative backing name means the same
     there, and a rename will do."""
-    name = f".qedasync-{os.getpid()}-{secrets.token_hex(4)}.part"
+    name = f".qedasync-{os.getpid()}-{os.urandom(4).hex()}.part"
     return os.path.join(os.path.dirname(path), name)
 
 
