@@ -27,6 +27,7 @@ _FULL = (1 << _PAGE) - 1
 _BIT = [1 << i for i in range(_PAGE)]
 _NO_END = 1 << 64
 _PAGES_AT_ONCE = 128
+_COUNTED_AT_ONCE = 1 << 20
 _ONES = b"\1" * (1 << 16)
 
 
@@ -81,6 +82,25 @@ class Flags:
             elif number:
                 doubles.append(i)
         return doubles
+
+    def mark_blindly(self, numbers: Iterable[int]) -> bool:
+        """Mark each number, whether it was marked or not; answers whether one of them is 0.
+
+        Raises:
+            IndexError: a number is not below the limit.
+        """
+        flags = self._flags
+        flags[0] = 0
+        for number in numbers:
+            flags[number] = 1
+        has_zero = bool(flags[0])
+        flags[0] = 1
+        return has_zero
+
+    def counts(self) -> Iterator[int]:
+        """How many numbers are marked, 0 included, as a sum in parts."""
+        for start in range(0, len(self._flags), _COUNTED_AT_ONCE):
+            yield self._flags.count(1, start, start + _COUNTED_AT_ONCE)
 
     def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """The runs ``(first, n)`` of unmarked numbers from ``start`` to ``stop``."""

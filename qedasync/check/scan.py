@@ -2,7 +2,7 @@
 
 A run of clusters, as sequential writing makes them, is compared with what it would look like, a
 whole table in some 50 µs, and marked as a run. Other slices are judged as big integers; only their
-marks are set one by one.
+marks are set one by one. A first :meth:`Scanner.glance` does without judging.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from qedasync.check.lanes import (
     without,
 )
 from qedasync.check.marks import Flags, Marks
+from qedasync.check.numbers import count_number_breaks, from_lanes, lanes_in, to_lanes
 from qedasync.events import Event
 from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, SLICE_ENTRIES, Geometry
 from qedasync.format.pattern import RunPattern
@@ -154,6 +155,49 @@ class Scanner:
             trouble = self._scan_entries(raw)
             self.bad += trouble.n_invalid + len(trouble.doubles)
         return trouble if trouble else None
+
+    def glance(self, piece: memoryview) -> bool:
+        """Mark a piece of whole slices, and see neither what is wrong nor what was marked already.
+
+        The marks must be :class:`~qedasync.check.marks.Flags`.
+
+        Returns:
+            False if something is wrong for sure; the rest of the piece is then left out.
+        """
+        slices = [piece[at : at + SLICE_BYTES] for at in range(0, len(piece), SLICE_BYTES)]
+        first = self.run_in(piece)
+        if first:
+            return not self.scan_run(first, len(piece) // ENTRY_BYTES)
+        if not any(map(self.run_in, slices)):
+            return self._glance_at_numbers(piece, slices)
+        for raw in slices:
+            first = self.run_in(raw)
+            trouble = first and self.scan_run(first, SLICE_ENTRIES)
+            if trouble or not (first or self._glance_at_numbers(raw, [raw])):
+                return False
+        return True
+
+    def _glance_at_numbers(self, piece: memoryview, slices: list[memoryview]) -> bool:
+        bits, n = self._geometry.cluster_bits, len(piece) // ENTRY_BYTES
+        lanes = lanes_in(piece, bits)
+        if lanes is None:  # clusters marked as zeroes, to begin with
+            return all(self.scan(bytes(raw)) is None for raw in slices)
+        if not lanes:
+            return True
+        numbers = from_lanes(lanes, n)
+        assert isinstance(self._marks, Flags)
+        try:
+            has_zero = self._marks.mark_blindly(numbers)
+        except IndexError:
+            return False
+        if has_zero:
+            numbers = array("i", filter(None, numbers))
+            lanes = to_lanes(numbers)
+        self.allocated += len(numbers)
+        self.fragmented += count_number_breaks(lanes, len(numbers))
+        self.fragmented += self._expected not in (0, numbers[0] << bits)
+        self._expected = (numbers[-1] + 1) << bits
+        return True
 
     def wrong(self, lanes: int) -> int:
         """The entries of a slice that are neither 0, 1 nor a valid cluster offset, as lanes."""

@@ -15,6 +15,7 @@ from itertools import islice, repeat
 from operator import rshift
 from typing import Self
 
+from qedasync.check.glance import Glance
 from qedasync.check.lanes import as_bytes, indices_of, without
 from qedasync.check.marks import Flags, Marks, page_of, pages_of, span_of
 from qedasync.check.reader import Pacer
@@ -100,12 +101,25 @@ class Survey(Walk):
     async def run(self) -> Self:
         """Look at everything."""
         await self._look_at_l1()
-        await self.go_through()
+        if not await self._glance():
+            await self.go_through()
         self._end_leak()
         if self.check_errors:  # what the unread tables name would count as leaked
             self.leaks = self.tail = 0
             self.leak_ranges = Bounded()
         return self
+
+    async def _glance(self) -> bool:
+        """Whether a quick look shows that at most some clusters are leaked; counts them."""
+        if self.corruptions or self.check_errors:
+            return False
+        end = self._end_of_file
+        glance = Glance(self.storage, self.geometry, self.tables, self.pacer, self.max_pages, end)
+        if not await glance.run():
+            return False
+        self.allocated, self.fragmented = glance.allocated, glance.fragmented
+        await self._count_leaks(glance.marks)
+        return True
 
     def on_read_error(self, offset: int, error: StorageError) -> None:
         if offset in self._failed:

@@ -62,6 +62,10 @@ class Walk(ABC):
     async def visit_shared(self, index: int, offset: int, scanner: Scanner, used: int) -> None:
         """A shared table; ``used`` clusters are in use without those."""
 
+    async def begin_window(self, marks: Marks | Flags) -> None:
+        """Nothing has been marked yet."""
+        return
+
     async def end_window(self, marks: Marks | Flags, scanner: Scanner) -> None:
         """All of the image has been marked, in the window of ``marks``."""
         return
@@ -70,6 +74,7 @@ class Walk(ABC):
         """Visit all tables, once for each window."""
         for marks in marks_for(self.end_of_file >> self.geometry.cluster_bits, self.max_pages):
             self.pacer.done = 0
+            await self.begin_window(marks)
             await self._mark_tables(marks)
             scanner = Scanner(self.geometry, self.end_of_file, marks)
             for index, offset in zip(*self.tables.sound, strict=True):
