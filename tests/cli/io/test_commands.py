@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.differential import Twins
+from tests.cli.differential import Outcome, Twins
 from tests.cli.io.pair import blocks, run_block, run_stdin
 from tests.helpers import qemu
 
@@ -858,3 +858,11 @@ def test_commands_given_stdin_is_not_read(twins: Twins) -> None:
 
 def test_no_file_commands_say_so(twins: Twins) -> None:
     run_block(twins, "", ["length", "help q", "write 0 1"])
+
+
+def test_reopen_past_the_cache_twice_leaves_reads_alone(twins: Twins) -> None:
+    """In qemu-io the second one leaves reads of parts of sectors broken."""
+    words = [word for _ in range(2) for word in ("-c", "reopen -c none")]
+    words += ["-c", "reopen -c writeback", "-c", "read -q 189682 1", "ov.qed"]
+    assert twins.theirs(words, tool="qemu-io").out == "read failed: Invalid argument\n"
+    assert twins.ours(words, tool="qemu-io") == Outcome(0, "", "")

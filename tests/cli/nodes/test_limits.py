@@ -152,9 +152,13 @@ def test_discard_of_part_of_a_block_leaves_it(originals: Path, tmp_path: Path) -
     assert twins.ours(words, tool="qemu-io") == Outcome(0, "", "")
 
 
-def test_permission_to_write_is_none_for_a_reader(originals: Path, tmp_path: Path) -> None:
-    for word in ("write", "write-unchanged", "resize", "consistent-read"):
-        twins = Twins(tmp_path / word, originals)
-        below = "file.driver=blkdebug,file.image.driver=file,file.image.filename=base.raw"
-        options = f"driver=raw,{below},file.take-child-perms.0={word}"
-        twins.run(["-r", "-c", "length", "--image-opts", options], tool="qemu-io")
+def test_permissions_of_blkdebug_are_checked_and_lock_nothing(
+    originals: Path, tmp_path: Path
+) -> None:
+    """QEMU takes the locks that go with them; who may open it is the same there."""
+    below = "file.driver=blkdebug,file.image.driver=file,file.image.filename=base.raw"
+    for word in ("write", "write-unchanged", "resize", "consistent-read", "nope"):
+        for option in ("take-child-perms", "unshare-child-perms"):
+            twins = Twins(tmp_path / f"{option}-{word}", originals)
+            options = f"driver=raw,{below},file.{option}.0={word}"
+            twins.run(["-r", "-c", "length", "--image-opts", options], tool="qemu-io")
