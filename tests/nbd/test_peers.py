@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -103,8 +104,28 @@ async def test_nbdinfo_every_mode(tmp_path: Path) -> None:
         depths = await tool("nbdinfo", "--map=qemu:allocation-depth", uri)
         assert "local" in depths
         assert "absent" in depths
-        await tool("nbdinfo", "--can", "multi-conn", uri)
-        await tool("nbdinfo", "--is", "read-only", uri, code=2)
+        totals = json.loads(await tool("nbdinfo", "--map", "--totals", "--json", uri))
+        assert sum(total["size"] for total in totals) == SIZE
+        assert {total["type"] for total in totals} == {0, 3}
+        assert json.loads(await tool("nbdinfo", "--size", "--json", uri)) == SIZE
+        (listed,) = json.loads(await tool("nbdinfo", "--list", "--json", server.uri()))["exports"]
+        assert listed["export-name"] == "disk"
+        words = (
+            "connect",
+            "read",
+            "write",
+            "cache",
+            "df",
+            "fast-zero",
+            "flush",
+            "fua",
+            "multi-conn",
+        )
+        for what in (*words, "trim", "zero", "structured-reply"):
+            await tool("nbdinfo", "--can", what, uri)
+        for what in ("read-only", "rotational"):
+            await tool("nbdinfo", "--is", what, uri, code=2)
+        await tool("nbdinfo", "--is", "tls", uri, code=2)
 
 
 async def test_nbdcopy_both_ways(tmp_path: Path) -> None:
@@ -165,14 +186,32 @@ async def test_qemu_image_on_our_export(tmp_path: Path) -> None:
             assert await client.pread(100_000, 1000) == b"\3" * 100_000
 
 
-async def test_fio_verifies_what_it_wrote(tmp_path: Path) -> None:
+async def fio(server: nbd.Server, *words: str) -> None:
+    """Write and read, and fail if it does not find what it wrote."""
     if shutil.which("fio") is None or "nbd" not in await tool("fio", "--enghelp"):
         pytest.skip("there is no fio with the nbd engine")
+    uri = f"--uri={server.uri('disk')}"
+    verify = ["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--randseed=3"]
+    common = ["fio", "--name=v", "--ioengine=nbd", uri, f"--size={SIZE}", "--iodepth=16", *verify]
+    assert "err= 0" in await tool(*common, *words)
+
+
+async def test_fio_verifies_what_it_wrote(tmp_path: Path) -> None:
     async with served(tmp_path) as (server, image, _):
-        words = ["fio", "--name=v", "--ioengine=nbd", f"--uri={server.uri('disk')}", "--rw=randrw"]
-        words += ["--bs=4k", "--iodepth=16", "--verify=crc32c", f"--size={SIZE}"]
-        words += ["--randseed=3", "--verify_fatal=1", "--verify_state_save=0"]
-        assert "err= 0" in await tool(*words)
+        await fio(server, "--rw=randrw", "--bs=4k")
+    assert "No errors" in await tool("qemu-img", "check", image)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+async def test_fio_verifies_what_it_wrote_for_minutes(tmp_path: Path) -> None:
+    """Two on each loop; ``QEDASYNC_FIO_SECONDS`` for more."""
+    asyncio.get_running_loop().set_debug(False)
+    seconds = os.environ.get("QEDASYNC_FIO_SECONDS", "120")
+    async with served(tmp_path) as (server, image, _):
+        words = ["--rw=randrw", "--bsrange=512-256k", "--verify_backlog=256", "--time_based"]
+        await fio(server, *words, f"--runtime={seconds}")
+        assert server.counters.bytes_written > SIZE
     assert "No errors" in await tool("qemu-img", "check", image)
 
 
