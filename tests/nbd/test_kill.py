@@ -278,6 +278,33 @@ async def test_request_while_the_connection_is_breaking_is_an_error_of_ours(
                 await client.pread(1, 0)
 
 
+async def test_client_lives_on_when_the_server_is_killed_and_started_again(
+    tmp_path: Path,
+) -> None:
+    """What it was told to write meanwhile is written; of what nobody flushed it does not lie."""
+    image, socket = tmp_path / "disk.qed", tmp_path / "s"
+    await qedasync.create(image, "16M")
+    async with serving("-t", "-k", socket, image) as first:
+        client = await nbd.connect(first.uris[0], reconnect=30)
+        await client.pwrite(b"kept" * 1024, 0)
+        await client.flush()
+        await client.pwrite(b"perhaps", 1 << 19)
+        await first.end(signal.SIGKILL)
+    socket.unlink(missing_ok=True)
+    writing = [asyncio.create_task(client.pwrite(bytes([n]) * 4096, n << 20)) for n in range(1, 16)]
+    async with serving("-t", "-k", socket, image) as second:
+        await asyncio.gather(*writing)
+        with pytest.raises(qedasync.StorageError, match="may have lost"):
+            await client.flush()
+        await client.flush()
+        assert await client.pread(4096, 0) == b"kept" * 1024
+        await client.close()
+        assert await second.end() == 0
+    async with qedasync.open(image) as disk:
+        for n in range(1, 16):
+            assert await disk.pread(4096, n << 20) == bytes([n]) * 4096
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("seed", range(5))

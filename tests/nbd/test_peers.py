@@ -37,7 +37,7 @@ async def tool(*words: str | Path, code: int = 0, text: str = "") -> str:
 
 
 @asynccontextmanager
-async def running(*words: str | Path, socket: Path) -> AsyncIterator[None]:
+async def running(*words: str | Path, socket: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """A server of somebody else's, once its socket is there; ended afterwards."""
     if shutil.which(str(words[0])) is None:
         pytest.skip(f"there is no {words[0]}")
@@ -47,7 +47,7 @@ async def running(*words: str | Path, socket: Path) -> AsyncIterator[None]:
             if socket.exists() or process.returncode is not None:
                 break
             await asyncio.sleep(0.01)
-        yield
+        yield process
     finally:
         if process.returncode is None:
             process.terminate()
@@ -369,12 +369,11 @@ async def test_client_reconnects_when_the_server_comes_back(tmp_path: Path) -> N
 async def test_client_without_reconnect_fails_what_is_in_flight(tmp_path: Path) -> None:
     socket = tmp_path / "k"
     words = ["--filter=delay", "memory", "1M", "rdelay=30"]
-    async with running("nbdkit", "-f", "-U", socket, *words, socket=socket):
+    async with running("nbdkit", "-f", "-U", socket, *words, socket=socket) as server:
         client = await nbd.connect(f"nbd+unix://?socket={socket}")
         reading = asyncio.create_task(client.pread(1, 0))
         await asyncio.sleep(0.05)
-        killer = await asyncio.create_subprocess_exec("pkill", "-9", "-f", str(socket))
-        await killer.wait()
+        server.kill()
         with pytest.raises(qedasync.StorageError, match="lost"):
             await reading
         await client.close()
