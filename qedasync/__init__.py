@@ -25,7 +25,6 @@ from qedasync import errors
 from qedasync.errors import *  # noqa: F403
 
 if TYPE_CHECKING:
-    from qedasync.backing import BackingRequest
     from qedasync.check import CheckResult
     from qedasync.create import create
     from qedasync.disk import Disk, DiskStorage
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
         measure,
         probe,
     )
+    from qedasync.policy import BackingRequest
     from qedasync.raw import RawImage, open_raw
     from qedasync.storage.base import Storage, StorageBase, Write
     from qedasync.storage.locks import LockRole
@@ -116,7 +116,7 @@ _HOMES = {
     "Stats": "engine.stats.Stats",
     "Features": "format.header.Features",
     "identify": "format.magic.identify",
-    "BackingRequest": "backing.BackingRequest",
+    "BackingRequest": "policy.BackingRequest",
     "Storage": "storage.base.Storage",
     "StorageBase": "storage.base.StorageBase",
     "MemoryStorage": "storage.memory.MemoryStorage",

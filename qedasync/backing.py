@@ -32,7 +32,8 @@ from functools import partial
 from typing import Literal, TypeAlias, cast
 
 from qedasync.disk import Disk, DiskSource
-from qedasync.engine.core import Engine, EngineOptions, read_backing_name, read_header
+from qedasync.engine.core import Engine, EngineOptions
+from qedasync.engine.metadata import read_backing_name, read_header
 from qedasync.engine.source import Source
 from qedasync.engine.sources import ImageSource, RawSource
 from qedasync.errors import (
@@ -40,12 +41,12 @@ from qedasync.errors import (
     BackingRefused,
     FormatError,
     QEDError,
-    RequestError,
 )
 from qedasync.events import Event
 from qedasync.format.geometry import ENTRY_BYTES
 from qedasync.format.header import Header, validate_header
 from qedasync.format.magic import HEAD_BYTES, identify
+from qedasync.policy import BackingPolicy, BackingRequest, check_policy, local_path
 from qedasync.storage.base import Storage
 from qedasync.storage.locks import LockRole
 from qedasync.storage.workers import in_thread
@@ -54,11 +55,7 @@ __all__ = [
     "open_backing",
     "open_new_backing",
     "backing_size",
-    "BackingPolicy",
-    "BackingRequest",
     "ChainFiles",
-    "check_policy",
-    "local_path",
 ]
 
 MAX_DEPTH = 64
@@ -66,49 +63,6 @@ MAX_DEPTH = 64
 
 _MAX_L1_BYTES = 32 << 20  # of a whole chain; 64 images of 64 TiB each need half of it
 
-
-@dataclass(frozen=True, slots=True)
-class BackingRequest:
-    """A backing file about to be opened: what a policy function decides on.
-
-    Attributes:
-        name: the file's name as the image records it.
-        path: where that leads: absolute, symbolic links followed; ``""`` if the name is a URL.
-        image_path: the image that names it.
-        depth: 1 for the backing file of the image that is opened, 2 for that one's, ...
-        format: ``"raw"`` or ``"qed"`` if that is settled, None if the file is to be looked at.
-            ``"qcow2"`` or the like if it has been, and is none that is opened here.
-    """
-
-    name: str
-    path: str
-    image_path: str
-    depth: int
-    format: str | None = None
-
-    @property
-    def is_beside(self) -> bool:
-        """Whether it is a file in the directory of the image that names it; asks the host."""
-        directory = os.path.dirname(os.path.realpath(self.image_path))
-        return bool(self.path) and os.path.dirname(self.path) == directory
-
-
-_Answer: TypeAlias = bool | Disk
-
-BackingPolicy: TypeAlias = (
-    Literal["auto", "any"] | bool | Callable[[BackingRequest], _Answer | Awaitable[_Answer]]
-)
-"""Which backing files may be opened.
-
-``"auto"`` or True: regular files in the image's own directory, symbolic links followed.
-``"any"``: every regular file or block device. False: none, the image stands alone. None of them
-lets URLs pass (``nbd://...``, ``json:...``), or files of other formats than raw and QED.
-
-A function, or a coroutine function, is asked for each name. True lets the file pass, False does
-not, and an open disk is taken for it, by whatever means it was opened; it is closed with the image.
-Only with a disk there is a way to URLs and other formats, for which it is asked once more when the
-file has been looked at. See :func:`qedasync.nbd.backing`.
-"""
 
 _Opener: TypeAlias = Callable[..., Awaitable[Storage]]
 
@@ -128,14 +82,6 @@ class ChainFiles:
     lock: bool = True
     direct: bool = False
     l2_cache_bytes: int = 32 << 20
-
-
-def check_policy(policy: BackingPolicy) -> None:
-    """Raise RequestError for what is no policy."""
-    if not (isinstance(policy, bool) or policy in ("auto", "any") or callable(policy)):
-        raise RequestError(
-            f"backing is {policy!r}; it must be 'auto', 'any', True, False or a function"
-        )
 
 
 async def open_backing(
@@ -217,18 +163,6 @@ async def backing_size(
     source = await chain.open(name, kind, path, 0)
     await source.close()
     return source.size
-
-
-def local_path(name: str, image_path: str) -> str | None:
-    """The file that a name recorded in an image means, or None if it is a URL.
-
-    As QEMU reads names: what has a colon before any slash is a protocol's; ``file:`` is a plain
-    path, which does *not* start at the image's directory.
-    """
-    protocol, colon, rest = name.partition(":")
-    if not colon or "/" in protocol:
-        return os.path.join(os.path.dirname(image_path), name)
-    return rest if protocol == "file" else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from qedasync.backing import BackingPolicy, backing_size, check_policy, local_path
 from qedasync.errors import ImageExists, ImageLocked, RequestError, storage_error
 from qedasync.events import Event
 from qedasync.format.header import (
@@ -26,6 +25,7 @@ from qedasync.format.header import (
     validate_create,
     whole_sectors,
 )
+from qedasync.policy import BackingPolicy, check_policy, local_path
 from qedasync.storage.base import Storage
 from qedasync.storage.locks import LockRole
 from qedasync.storage.opener import STORAGE_KINDS, open_storage
@@ -155,6 +155,8 @@ async def _plan(wish: _Wish, size: int | None) -> Header:
         if await in_thread(partial(_is_itself, wish.path, wish.name)):
             raise RequestError(f"{wish.path!r} cannot be its own backing file")
         if not wish.unchecked:
+            from qedasync.backing import backing_size  # late: it comes with the engine
+
             found = await backing_size(
                 wish.name,
                 wish.format,

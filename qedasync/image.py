@@ -17,13 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
-from qedasync.backing import (
-    BackingPolicy,
-    ChainFiles,
-    check_policy,
-    open_backing,
-    open_new_backing,
-)
+from qedasync.backing import ChainFiles, open_backing, open_new_backing
 from qedasync.disk import Buffer, Disk, DiskSource
 from qedasync.engine.buffers import cut
 from qedasync.engine.bulk import Bulk
@@ -35,6 +29,7 @@ from qedasync.engine.stats import Stats
 from qedasync.engine.views import pages_of
 from qedasync.errors import FormatError, ImageClosed, QEDError, RequestError, StorageError
 from qedasync.format.header import MAX_IMAGE_SIZE, SECTOR_BYTES, Features
+from qedasync.policy import BackingPolicy, check_policy
 from qedasync.storage.base import Storage
 from qedasync.storage.host_file import HostFile, lend
 from qedasync.storage.locks import LockRole

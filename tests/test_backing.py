@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from qedasync.backing import BackingPolicy, BackingRequest, check_policy, local_path, open_backing
+from qedasync.backing import open_backing
 from qedasync.engine.core import Engine, EngineOptions
 from qedasync.engine.extents import Extent, ExtentKind
 from qedasync.engine.sources import RawSource
@@ -32,6 +32,7 @@ from qedasync.errors import (
     StorageError,
 )
 from qedasync.format.header import encode_backing_name, new_header
+from qedasync.policy import BackingPolicy, BackingRequest, check_policy, local_path
 from qedasync.storage.base import Storage
 from qedasync.storage.locks import LockRole
 from qedasync.storage.memory import MemoryStorage, SparseBytes

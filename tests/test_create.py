@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from qedasync.backing import BackingRequest
 from qedasync.create import create
 from qedasync.engine.core import Engine, EngineOptions
 from qedasync.errors import (
@@ -28,6 +27,7 @@ from qedasync.errors import (
 )
 from qedasync.events import Event
 from qedasync.format.header import MAX_IMAGE_SIZE, Header, validate_header
+from qedasync.policy import BackingRequest
 from qedasync.storage.base import WriteBuffers
 from qedasync.storage.locks import LockRole
 from qedasync.storage.memory import MemoryStorage

@@ -12,7 +12,7 @@ from qedasync.check.repair import Repair
 from qedasync.check.result import Action, ActionKind, Bounded, CheckResult
 from qedasync.check.survey import Survey
 from qedasync.engine.core import Engine
-from qedasync.engine.tables import load_l1
+from qedasync.engine.metadata import load_l1
 from qedasync.errors import ImageClosed, ImageFailed, ReadOnly
 from qedasync.format.header import usable_file_size
 from qedasync.waiting import until_done

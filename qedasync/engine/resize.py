@@ -14,8 +14,9 @@ from dataclasses import replace
 
 from qedasync.engine.alloc_queue import AllocQueue
 from qedasync.engine.header_file import HeaderFile
+from qedasync.engine.metadata import load_l1
 from qedasync.engine.source import Source
-from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables, load_l1
+from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables
 from qedasync.events import Event
 from qedasync.format.cluster import ClusterKind
 from qedasync.storage.base import Storage, zero_views

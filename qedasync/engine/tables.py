@@ -26,15 +26,13 @@ from qedasync.format.cluster import ClusterKind, Lookup, NeedSlice, is_one_run, 
 from qedasync.format.geometry import SLICE_BYTES, SLICE_ENTRIES, Geometry
 from qedasync.format.pattern import RunPattern
 from qedasync.format.table import (
-    SECTOR_ENTRIES,
-    from_disk_order,
     pack_entries,
     slice_is_sound,
     unpack_entries,
 )
 from qedasync.storage.base import Storage
 
-__all__ = ["SliceUpdates", "Tables", "load_l1", "LOOKUPS_PER_TURN"]
+__all__ = ["SliceUpdates", "Tables", "LOOKUPS_PER_TURN"]
 
 LOOKUPS_PER_TURN = 100
 """How many look-ups whoever walks through an image makes before the loop gets a turn."""
@@ -44,23 +42,6 @@ SliceUpdates = Mapping[int, Mapping[int, int]]
 
 _READ_AHEAD_SLICES = 32
 _FOUND = ClusterKind.FOUND
-
-
-async def load_l1(storage: Storage, geometry: Geometry, image_size: int) -> array[int]:
-    """The part of L1 that maps ``image_size`` bytes, in whole 512-byte groups.
-
-    The rest of L1 may be many MiB of which nothing is ever used.
-    """
-    used = geometry.l1_entries_used(image_size)
-    count = min(-(-used // SECTOR_ENTRIES) * SECTOR_ENTRIES, geometry.table_entries)
-    if not count:
-        return array("Q")
-    entries = array("Q", [0]) * count
-    data = memoryview(entries).cast("B")  # in place: it may be of 16 MiB
-    if not storage.try_read_into([data], geometry.l1_table_offset, Event.L1_LOAD):
-        await storage.read_into([data], geometry.l1_table_offset, Event.L1_LOAD)
-    from_disk_order(entries)
-    return entries
 
 
 class _Load:

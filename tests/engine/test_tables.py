@@ -11,8 +11,9 @@ import pytest
 
 from qedasync.engine.allocator import Allocator
 from qedasync.engine.l2_cache import L2Cache
+from qedasync.engine.metadata import load_l1
 from qedasync.engine.stats import Stats
-from qedasync.engine.tables import Tables, load_l1
+from qedasync.engine.tables import Tables
 from qedasync.engine.tasks import TaskOwner
 from qedasync.errors import CorruptTable, StorageError
 from qedasync.events import Event
