@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
+from socket import AF_UNIX
+from socket import socket as Socket
 
 import pytest
 
@@ -38,13 +40,13 @@ async def tool(*words: str | Path, code: int = 0, text: str = "") -> str:
 
 @asynccontextmanager
 async def running(*words: str | Path, socket: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A server of somebody else's, once its socket is there; ended afterwards."""
+    """A server of somebody else's, once it listens; ended afterwards."""
     if shutil.which(str(words[0])) is None:
         pytest.skip(f"there is no {words[0]}")
     process = await asyncio.create_subprocess_exec(*words)
     try:
         for _ in range(500):
-            if socket.exists() or process.returncode is not None:
+            if listens(socket) or process.returncode is not None:
                 break
             await asyncio.sleep(0.01)
         yield process
@@ -52,6 +54,12 @@ async def running(*words: str | Path, socket: Path) -> AsyncIterator[asyncio.sub
         if process.returncode is None:
             process.terminate()
         await process.wait()
+
+
+def listens(path: Path) -> bool:
+    """Whether a client would be taken: the file may be there a moment before."""
+    with Socket(AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 async def make(path: Path, seed: int = 1) -> bytearray:

@@ -15,6 +15,7 @@ import pytest
 from tests.cli.differential import Outcome, Twins, call, launcher
 from tests.helpers import qemu
 from tests.nbd.certificates import make_certificates
+from tests.nbd.test_peers import listens
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="signals and sockets of Linux"),
@@ -104,7 +105,7 @@ def running(tool: str | Path, folder: Path, socket: Path, *words: str | Path) ->
     )
     try:
         for _ in range(1000):
-            if socket.exists() or process.poll() is not None:
+            if listens(socket) or process.poll() is not None:
                 break
             time.sleep(0.01)
         yield process.pid
