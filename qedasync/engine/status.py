@@ -83,8 +83,14 @@ class Mapper:
         shift, slice_mask = geometry.l1_shift, (1 << geometry.slice_shift) - 1
         end = pos + length
         full_table = -1  # an L1 index; no use asking for holes there again
+        no_run_before = pos
         while pos < end:
-            batch = self._mapped_at_hand(pos, end)
+            batch: list[Extent] = []
+            if pos >= no_run_before:
+                stop = min(end, pos + (_SLICES_AT_ONCE << geometry.slice_shift))
+                batch = self._run_ahead(pos, stop)
+                no_run_before = pos if batch else stop
+            batch = batch or self._mapped_at_hand(pos, end)
             if batch:
                 pos = batch[-1].end
                 yield batch
@@ -107,6 +113,14 @@ class Mapper:
                 batch = await self._from_backing(self.backing, pos, found.length)
             pos = batch[-1].end
             yield batch
+
+    def _run_ahead(self, pos: int, end: int) -> list[Extent]:
+        """The run that fills the next slices, if they are not at hand."""
+        found = self._tables.run_ahead(pos, end)
+        if found is None:
+            return []
+        offset, length = found
+        return [Extent(pos, length, ExtentKind.DATA, False, offset=offset, path=self._path)]
 
     def _mapped_at_hand(self, pos: int, end: int) -> list[Extent]:
         """What slices at hand have from ``pos`` on: a look-up for each run would cost more.

@@ -23,7 +23,7 @@ from qedasync.engine.tasks import TaskOwner
 from qedasync.errors import CorruptTable
 from qedasync.events import Event
 from qedasync.format.cluster import ClusterKind, Lookup, NeedSlice, is_one_run, lookup
-from qedasync.format.geometry import SLICE_BYTES, SLICE_ENTRIES, Geometry
+from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, SLICE_ENTRIES, Geometry
 from qedasync.format.pattern import RunPattern
 from qedasync.format.table import (
     pack_entries,
@@ -156,6 +156,46 @@ class Tables:
             self.lookup(pos, 1)
         return self.cache.young.get(number)
 
+    def run_ahead(self, pos: int, end: int) -> tuple[int, int] | None:
+        """A run of clusters that fills the next slices, which are not at hand and are not kept.
+
+        For whoever goes through an image: a table that is one run is known at the speed of memory.
+
+        Returns:
+            where it is in the file, and its bytes; None if that is not seen at once.
+
+        Raises:
+            CorruptTable: the L1 entry is invalid.
+        """
+        data = self._read_slices(pos, end)
+        if data is None:
+            return None
+        length = len(data) // SLICE_BYTES << self.geometry.slice_shift
+        first = int.from_bytes(data[:ENTRY_BYTES], "little")
+        clusters = range(first, first + length, self.geometry.cluster_size)
+        limit = self._allocator.first_taken or self._allocator.end_of_file
+        is_run = self._is_sound_run(first, clusters[-1], limit) and self.pattern.is_run(data, first)
+        return (first, length) if is_run and not self._overlaps(clusters) else None
+
+    def _read_slices(self, pos: int, end: int) -> bytearray | None:
+        """The slices from ``pos`` to ``end`` as on disk, as far as one table has them.
+
+        None if there are not two that can be had at once, or somebody knows better.
+        """
+        geometry, number = self.geometry, pos >> self.geometry.slice_shift
+        left = geometry.slices_per_table - number % geometry.slices_per_table
+        count = min(left, (end - pos) >> geometry.slice_shift)
+        is_whole = count > 1 and pos == number << geometry.slice_shift
+        if not is_whole or number in self.cache or self._held or not self.table_offset(pos):
+            return None
+        need = lookup(geometry, self.l1, {}, pos, 1, self._limit(number))
+        assert type(need) is NeedSlice
+        data = bytearray(count * SLICE_BYTES)
+        if not self._storage.try_read_into([data], need.file_offset, Event.L2_LOAD):
+            return None
+        self._stats.l2_loads += count
+        return data
+
     def table_offset(self, pos: int) -> int:
         """The L1 entry for ``pos``; 0 if there is no L2 table."""
         index = pos >> self.geometry.l1_shift
@@ -261,13 +301,16 @@ class Tables:
     def _is_sound(self, raw: bytes, entries: array[int], end_of_file: int) -> bool:
         """As :func:`slice_is_sound`; of one run, the ends tell."""
         if entries[0] > 1 and is_one_run(entries, self.geometry.cluster_size, self.pattern):
-            first, last, l1 = entries[0], entries[-1], self.geometry.l1_table_offset
-            return (
-                self.geometry.check_cluster_offset(first, end_of_file)
-                and self.geometry.check_cluster_offset(last, end_of_file)
-                and not first <= l1 <= last
-            )
+            return self._is_sound_run(entries[0], entries[-1], end_of_file)
         return slice_is_sound(raw, self.geometry, end_of_file)
+
+    def _is_sound_run(self, first: int, last: int, end_of_file: int) -> bool:
+        """Whether all clusters from ``first`` to ``last`` are where data can be."""
+        return (
+            self.geometry.check_cluster_offset(first, end_of_file)
+            and self.geometry.check_cluster_offset(last, end_of_file)
+            and not first <= self.geometry.l1_table_offset <= last
+        )
 
     async def _load(self, need: NeedSlice) -> None:
         """Wait for the one load of this slice, starting it if nobody has."""
@@ -425,7 +468,7 @@ class Tables:
             )
         self._own_tables.add(index)
 
-    def _overlaps(self, entries: array[int]) -> bool:
+    def _overlaps(self, entries: Iterable[int]) -> bool:
         """Whether data would lie on top of an L2 table."""
         return self._guard and self._known_tables().covers(entries)
 

@@ -30,7 +30,7 @@ class RunPattern:
         self._block: bytearray | None = None
         self._number = 0
 
-    def is_run(self, raw: bytes | memoryview, first: int) -> bool:
+    def is_run(self, raw: bytes | bytearray | memoryview, first: int) -> bool:
         """Whether ``raw`` is the entries of clusters that follow each other from ``first`` on."""
         view, n_entries = memoryview(raw), 1 << self._block_bits
         cluster = first >> self._cluster_bits
