@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 
 import qedasync
-from qedasync.cli.nodes.disk_filter import DiskFilter
+from qedasync.cli.nodes.disk_filter import DiskFilter, spread
 
 __all__ = ["CopyOnRead"]
 
@@ -37,12 +37,7 @@ class CopyOnRead(DiskFilter):
 
     async def preadv(self, buffers: Iterable[bytearray | memoryview], offset: int) -> int:
         views = list(buffers)
-        length = sum(map(len, views))
-        data = memoryview(await self.pread(length, offset))
-        for view in views:
-            view[:] = data[: len(view)]
-            data = data[len(view) :]
-        return length
+        return spread(await self.pread(sum(map(len, views)), offset), views)
 
     async def _copy(self, start: int, stop: int) -> memoryview:
         """What shows through in whole clusters, now in the image."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import qedasync
-from qedasync.cli.nodes.disk_filter import DiskFilter
+from qedasync.cli.nodes.disk_filter import DiskFilter, spread
 from qedasync.cli.nodes.requests import Margins, aligned, pieces
 
 if TYPE_CHECKING:
@@ -53,13 +53,10 @@ class Debugged(DiskFilter):
         length = sum(map(len, views))
         if not self._is_long(offset, length):
             return await super().preadv(views, offset)
-        data = memoryview(bytearray(length))
+        data = bytearray(length)
         for start, stop in self._pieces(offset, length):
-            await super().preadv((data[start - offset : stop - offset],), start)
-        for view in views:
-            view[:] = data[: len(view)]
-            data = data[len(view) :]
-        return length
+            await super().preadv((memoryview(data)[start - offset : stop - offset],), start)
+        return spread(data, views)
 
     async def pwritev(self, buffers: Iterable[bytes | bytearray | memoryview], offset: int) -> int:
         views = list(buffers)

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import qedasync
 
-__all__ = ["DiskFilter", "Shifted"]
+__all__ = ["DiskFilter", "Shifted", "spread"]
 
 _SHORTCUTS = ("try_pread", "try_pwrite", "lent", "bulk")
 
@@ -109,3 +109,12 @@ class Shifted(DiskFilter):
             run if run.offset is None else replace(run, offset=run.offset + self._offset)
             for run in runs
         ]
+
+
+def spread(data: bytearray, buffers: Iterable[bytearray | memoryview]) -> int:
+    """Fill the buffers with what was read for them; answers its length."""
+    rest = memoryview(data)
+    for buffer in buffers:
+        buffer[:] = rest[: len(buffer)]
+        rest = rest[len(buffer) :]
+    return len(data)
