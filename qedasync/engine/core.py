@@ -28,23 +28,26 @@ from qedasync.engine.gate import Gate
 from qedasync.engine.header_file import HeaderFile
 from qedasync.engine.inline import TryView, bind_read, bind_view, bind_write
 from qedasync.engine.l2_cache import L2Cache
-from qedasync.engine.metadata import load_metadata
 from qedasync.engine.need_check import Clock, LoopClock, NeedCheck
 from qedasync.engine.request import Reader
 from qedasync.engine.resize import Grower
 from qedasync.engine.source import Source
 from qedasync.engine.stats import Stats
 from qedasync.engine.status import Mapper
-from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables
+from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables, load_l1
 from qedasync.engine.tasks import TaskOwner
 from qedasync.engine.views import FilePages, Viewer
 from qedasync.engine.write import Writer
 from qedasync.errors import ImageClosed, ImageFailed, QEDError, ReadOnly, RequestError, StateError
+from qedasync.events import Event
 from qedasync.format.geometry import Geometry
 from qedasync.format.header import (
     AUTOCLEAR_FEATURE_MASK,
+    HEADER_BYTES,
     Header,
+    decode_backing_name,
     usable_file_size,
+    validate_header,
 )
 from qedasync.storage.base import ReadBuffers, Storage, WriteBuffers
 from qedasync.storage.buffers import new_buffer
@@ -76,6 +79,28 @@ class EngineOptions:
     l2_cache_bytes: int = 32 << 20
     need_check_timeout: float = 5.0
     clock: Clock | None = None
+
+
+async def read_header(storage: Storage) -> Header:
+    """The header, parsed and not yet validated.
+
+    Raises:
+        HeaderError: there is no QED magic.
+        StorageError: it cannot be read.
+    """
+    data = bytearray(HEADER_BYTES)
+    if not storage.try_read_into([data], 0, Event.HEADER_LOAD):
+        await storage.read_into([data], 0, Event.HEADER_LOAD)
+    return Header.parse(data)
+
+
+async def read_backing_name(storage: Storage, header: Header) -> str | None:
+    """The backing file's name as the (validated) header records it, or None."""
+    if not header.has_backing:
+        return None
+    data = bytearray(header.backing_filename_size)
+    await storage.read_into([data], header.backing_filename_offset, Event.HEADER_LOAD)
+    return decode_backing_name(bytes(data)) or None
 
 
 class Engine:
@@ -187,9 +212,12 @@ class Engine:
 
         Reads the header and the part of L1 in use, whatever the image's size.
         """
-        found = await load_metadata(storage)
-        engine = cls(storage, found.header, found.geometry, found.l1, options, path)
-        engine.backing_name = found.backing_name
+        header = await read_header(storage)
+        geometry = validate_header(header, storage.size)
+        name = await read_backing_name(storage, header)
+        l1 = await load_l1(storage, geometry, header.image_size)
+        engine = cls(storage, header, geometry, l1, options, path)
+        engine.backing_name = name
         return engine
 
     async def clear_autoclear(self) -> None:
@@ -326,6 +354,9 @@ class Engine:
 
         Cancellation: what has begun runs to its end first.
         """
+        if len(buffers) == 1 and self.tables.is_free(pos, length) and not self.gate.shut:
+            await self._write_queued(buffers, pos, length)
+            return
         again = self.options.write_through
         if self.budget.used_up:
             await self.budget.pause()
@@ -339,8 +370,6 @@ class Engine:
             offset = self.tables.find_mapped(pos, length)
             if offset:
                 await self.storage.write(buffers, offset)
-            elif self.tables.is_free(pos, length):
-                await self.queue.write(pos, length, buffers)
             else:
                 await self._writer.write(buffers, pos, length)
             if self.options.write_through:
@@ -349,6 +378,25 @@ class Engine:
             self._wrote(pos, length)
             self.gate.leave()
         self.budget.charge(length)
+        self.stats.writes += 1
+        self.stats.write_bytes += length
+
+    async def _write_queued(self, buffers: WriteBuffers, pos: int, length: int) -> None:
+        """As :meth:`write`, into one cluster that holds no data, with the gate open.
+
+        Waits in any case, for its group, so it need not pause, nor be charged for.
+        """
+        self.check_writable()
+        self._check_closed()
+        self.check_loop()
+        self.gate.inside += 1
+        try:
+            await self.queue.write(pos, length, buffers)
+            if self.options.write_through:
+                await self.sync()
+        finally:
+            self._wrote(pos, length)
+            self.gate.leave()
         self.stats.writes += 1
         self.stats.write_bytes += length
 

@@ -16,7 +16,7 @@ from qedasync.engine.allocator import Allocator
 from qedasync.engine.buffers import cut
 from qedasync.engine.tables import Tables
 from qedasync.events import Event
-from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, SLICE_ENTRIES, FileOffset, Geometry
+from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, SLICE_ENTRIES, FileOffset
 from qedasync.format.table import pack_entries, sector_span
 from qedasync.storage.base import ZERO_CHUNK, Write, WriteBuffers
 
@@ -71,6 +71,7 @@ class Plan:
         self.new_tables: dict[int, int] = {}
         self.n_clusters = 0
         self._tables = tables
+        self._geometry = tables.geometry
         self._allocator = allocator
         self.slices = slices
         self._copy_below = copy_below
@@ -126,10 +127,6 @@ class Plan:
         return writes
 
     # ---------------------------------------------------------------- entries
-
-    @property
-    def _geometry(self) -> Geometry:
-        return self._tables.geometry
 
     def _entry(self, cluster: int) -> int:
         """The entry of a guest cluster as this plan leaves it."""
@@ -220,15 +217,18 @@ class Plan:
 
     def _cluster_for(self, pos: int) -> tuple[int, int | None]:
         """The cluster of ``pos``, and the old entry if it is a new one (else None)."""
-        geometry = self._geometry
-        cluster = pos >> geometry.cluster_bits
-        entry = self._entry(cluster)
+        cluster = pos >> self._geometry.cluster_bits
+        number, index = cluster >> 9, cluster & _INDEX_MASK
+        changed = self.updates.get(number)
+        if changed is None or (entry := changed.get(index, 0)) == 0:
+            entry = self.slices[number][index]
         if entry > 1:
             self._check_entry(entry, pos)
             return entry, None
-        self._tables.check_own_table(pos)
-        offset = self._take(1)
-        self._set_entry(cluster, offset)
+        if changed is None:
+            self._tables.check_own_table(pos)  # once for a slice
+            changed = self.updates[number] = {}
+        offset = changed[index] = self._take(1)
         return offset, entry
 
     def _check_entry(self, entry: int, pos: int) -> None:

@@ -141,12 +141,14 @@ class Channel:
         """Make the file at least ``grow_to`` bytes long, then all of ``writes``, one by one."""
         if grow_to and os.fstat(self.fd).st_size < grow_to:
             os.ftruncate(self.fd, grow_to)
+        write_all, fd = self.write, self.fd
         for group in _adjacent(writes):
+            first = group[0]
             if len(group) == 1:
-                self.write(self.fd, group[0].buffers, group[0].offset)
+                write_all(fd, first.buffers, first.offset)
             else:
                 merged = [buffer for write in group for buffer in write.buffers]
-                self.write(self.fd, merged, group[0].offset)
+                write_all(fd, merged, first.offset)
 
     def _zero(self, offset: int, length: int) -> None:
         if punch_hole(self.fd, offset, length):

@@ -55,13 +55,13 @@ def read_fully(fd: int, buffers: ReadBuffers, offset: int) -> None:
 
 def write_fully(fd: int, buffers: WriteBuffers, offset: int) -> None:
     """Write ``buffers`` at ``offset``, all of them."""
-    length = total_length(buffers)
-    if len(buffers) <= IOV_MAX:
+    done = 0
+    if len(buffers) == 1:  # without a vector it is cheaper, for the kernel too
+        done = os.pwrite(fd, buffers[0], offset)
+    elif len(buffers) <= IOV_MAX:
         done = os.pwritev(fd, buffers, offset)
-        if done == length:
-            return
-    else:
-        done = 0
+    if done == total_length(buffers):
+        return
     remaining = _advance([memoryview(buffer) for buffer in buffers if len(buffer)], done)
     offset += done
     while remaining:
