@@ -28,26 +28,23 @@ from qedasync.engine.gate import Gate
 from qedasync.engine.header_file import HeaderFile
 from qedasync.engine.inline import TryView, bind_read, bind_view, bind_write
 from qedasync.engine.l2_cache import L2Cache
+from qedasync.engine.metadata import load_metadata
 from qedasync.engine.need_check import Clock, LoopClock, NeedCheck
 from qedasync.engine.request import Reader
 from qedasync.engine.resize import Grower
 from qedasync.engine.source import Source
 from qedasync.engine.stats import Stats
 from qedasync.engine.status import Mapper
-from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables, load_l1
+from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables
 from qedasync.engine.tasks import TaskOwner
 from qedasync.engine.views import FilePages, Viewer
 from qedasync.engine.write import Writer
 from qedasync.errors import ImageClosed, ImageFailed, QEDError, ReadOnly, RequestError, StateError
-from qedasync.events import Event
 from qedasync.format.geometry import Geometry
 from qedasync.format.header import (
     AUTOCLEAR_FEATURE_MASK,
-    HEADER_BYTES,
     Header,
-    decode_backing_name,
     usable_file_size,
-    validate_header,
 )
 from qedasync.storage.base import ReadBuffers, Storage, WriteBuffers
 from qedasync.storage.buffers import new_buffer
@@ -79,28 +76,6 @@ class EngineOptions:
     l2_cache_bytes: int = 32 << 20
     need_check_timeout: float = 5.0
     clock: Clock | None = None
-
-
-async def read_header(storage: Storage) -> Header:
-    """The header, parsed and not yet validated.
-
-    Raises:
-        HeaderError: there is no QED magic.
-        StorageError: it cannot be read.
-    """
-    data = bytearray(HEADER_BYTES)
-    if not storage.try_read_into([data], 0, Event.HEADER_LOAD):
-        await storage.read_into([data], 0, Event.HEADER_LOAD)
-    return Header.parse(data)
-
-
-async def read_backing_name(storage: Storage, header: Header) -> str | None:
-    """The backing file's name as the (validated) header records it, or None."""
-    if not header.has_backing:
-        return None
-    data = bytearray(header.backing_filename_size)
-    await storage.read_into([data], header.backing_filename_offset, Event.HEADER_LOAD)
-    return decode_backing_name(bytes(data)) or None
 
 
 class Engine:
@@ -212,12 +187,9 @@ class Engine:
 
         Reads the header and the part of L1 in use, whatever the image's size.
         """
-        header = await read_header(storage)
-        geometry = validate_header(header, storage.size)
-        name = await read_backing_name(storage, header)
-        l1 = await load_l1(storage, geometry, header.image_size)
-        engine = cls(storage, header, geometry, l1, options, path)
-        engine.backing_name = name
+        found = await load_metadata(storage)
+        engine = cls(storage, found.header, found.geometry, found.l1, options, path)
+        engine.backing_name = found.backing_name
         return engine
 
     async def clear_autoclear(self) -> None:
