@@ -38,7 +38,7 @@ _BOTH = (
     Option("r", "read-only", "", "refuse writes"),
     Option("s", "snapshot", "", "keep what is written in a temporary overlay"),
     Option("o", "offset", "BYTES", "begin so far into the image"),
-    Option("e", "shared", "N", "clients at once; 0, as unless said, for a thousand"),
+    Option("e", "shared", "N", "clients at once (0: a thousand, as unless said); more wait"),
     Option("t", "persistent", "", "go on when the last client has left"),
     Option("n", "nocache", "", "past the host's page cache; the same as --cache=none"),
     Option("", "tls-creds", "DIR|ID", "certificates, laid out as QEMU and libnbd have them"),

@@ -25,6 +25,7 @@ from qedasync.nbd.metrics import serve_metrics
 __all__ = ["serve"]
 
 _LISTEN_FDS_START = 3
+_WAITING = 1000  # clients that wait for one of the others to leave, as with qemu-nbd
 
 
 def serve(parsed: Parsed) -> int:
@@ -80,7 +81,7 @@ async def _serve(wish: Wish, listening: int | None) -> int:
                 sockets=_handed_over(),
                 tls=tls,
                 allow=nbd.allow_names(wish.allow) if wish.allow else None,
-                limits=nbd.Limits(connections=wish.shared),
+                limits=nbd.Limits(connections=wish.shared, waiting=_WAITING),
             )
         )
         if wish.metrics is not None:

@@ -69,7 +69,9 @@ class Connection(asyncio.BufferedProtocol):
             return  # the same connection, inside TLS now
         if not self._server.admit(self):
             transport.abort()
-            return
+
+    def begin(self) -> None:
+        """Greet the client: its turn has come."""
         self._timer = self._loop.call_later(self._limits.handshake_seconds, self._too_slow)
         self._handshake = self._server.new_handshake()
         self._send([self._handshake.take_output()])
@@ -114,7 +116,10 @@ class Connection(asyncio.BufferedProtocol):
             if len(self._early) > _HANDSHAKE_BUFFER:
                 self._fail("too much at once")
             return
-        if handshake is None or handshake.outcome is not None:
+        if handshake is None:
+            self._fail("it spoke before it was greeted")
+            return
+        if handshake.outcome is not None:
             return
         outcome = handshake.receive(data)
         self._send([handshake.take_output()])

@@ -32,7 +32,8 @@ class Limits:
     """What one server, and one client of it, may take.
 
     Attributes:
-        connections: clients at once; more are hung up on.
+        connections: clients at once.
+        waiting: clients beyond those, which wait until one leaves; more are hung up on.
         handshake_seconds: until a client has to have chosen an export.
         requests_in_flight: of one client; it is not read from while it has so many.
         bytes_in_flight: of one client's reads and writes, likewise.
@@ -40,6 +41,7 @@ class Limits:
     """
 
     connections: int = 1000
+    waiting: int = 0
     handshake_seconds: float = 10.0
     requests_in_flight: int = 256
     bytes_in_flight: int = 64 << 20
@@ -72,6 +74,7 @@ class Server:
         self._tls_required = tls_required
         self._allow = allow
         self._connections: set[Connection] = set()
+        self._waiting: dict[Connection, None] = {}  # in the order of their coming
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self._path: str | None = None
@@ -111,22 +114,35 @@ class Server:
     # ---------------------------------------------------------- for connections
 
     def admit(self, connection: Connection) -> bool:
-        """Whether one more client may come in; counts it."""
-        if self._closing is not None or len(self._connections) >= self.limits.connections:
-            self.counters.refused += 1
-            return False
+        """Whether one more client may stay; it is told to begin, now or when its turn comes."""
+        if self._closing is None and len(self._connections) < self.limits.connections:
+            self._let_in(connection)
+            return True
+        if self._closing is None and len(self._waiting) < self.limits.waiting:
+            self._waiting[connection] = None
+            return True
+        self.counters.refused += 1
+        return False
+
+    def _let_in(self, connection: Connection) -> None:
         self._connections.add(connection)
         self.counters.accepted += 1
         self.counters.connections = len(self._connections)
-        return True
+        connection.begin()
 
     def forget(self, connection: Connection) -> None:
-        """A client has gone."""
-        if connection in self._connections:
-            self._connections.discard(connection)
-            if not self._connections:
-                self._deserted.set()
+        """A client has gone; who has waited longest comes in."""
+        self._waiting.pop(connection, None)
+        if connection not in self._connections:
+            return
+        self._connections.discard(connection)
         self.counters.connections = len(self._connections)
+        if self._waiting and self._closing is None:
+            first = next(iter(self._waiting))
+            del self._waiting[first]
+            self._let_in(first)
+        if not self._connections:
+            self._deserted.set()
 
     def new_handshake(self) -> ServerHandshake:
         """For a client that has just come."""
@@ -219,6 +235,8 @@ class Server:
         try:
             if self._listener is not None:
                 self._listener.close()
+            for connection in list(self._waiting):
+                connection.abort()
             for connection in list(self._connections):
                 connection.end()
             if self._tasks:

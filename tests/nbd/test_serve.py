@@ -250,8 +250,10 @@ async def test_link_named_qemu_nbd_acts_as_it(tmp_path: Path) -> None:
     child = int(pid.read_text())
     async with nbd.connect(f"nbd+unix:///d?socket={tmp_path / 's'}") as client:
         assert await client.pread(1, 0) == b"\0"
-        with pytest.raises(qedasync.StorageError):
-            await nbd.connect(f"nbd+unix:///d?socket={tmp_path / 's'}")
+        waiting = asyncio.create_task(nbd.list_exports(f"nbd+unix:///?socket={tmp_path / 's'}"))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+    assert [one.name for one in await waiting] == ["d"]
     assert await process.stdout.read() == b""
     for _ in range(500):
         if not Path(f"/proc/{child}").exists():

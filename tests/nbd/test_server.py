@@ -220,6 +220,60 @@ async def test_too_many_clients_the_last_one_is_hung_up_on(tmp_path: Path) -> No
         assert server.counters.refused == 1
 
 
+async def test_clients_beyond_the_limit_wait_in_the_order_of_their_coming(tmp_path: Path) -> None:
+    limits = nbd.Limits(connections=1, waiting=2)
+    async with served(tmp_path, limits=limits) as (server, _):
+        first = await nbd.connect(server.uri("disk"))
+        waiting = []
+        for _ in range(2):
+            waiting.append(asyncio.create_task(nbd.connect(server.uri("disk")).__aenter__()))
+            await asyncio.sleep(0.02)
+        with pytest.raises(qedasync.StorageError):
+            await nbd.connect(server.uri("disk"))
+        assert (server.connections, server.counters.refused) == (1, 1)
+        await first.close()
+        second = await waiting[0]
+        assert await second.pread(1, 0) == b"\0"
+        assert not waiting[1].done()
+        await second.close()
+        third = await waiting[1]
+        assert await third.pread(1, 0) == b"\0"
+        await third.close()
+
+
+async def test_waiting_client_that_leaves_or_speaks_out_of_turn_is_forgotten(
+    tmp_path: Path,
+) -> None:
+    limits = nbd.Limits(connections=1, waiting=2)
+    async with served(tmp_path, limits=limits) as (server, _):
+        async with nbd.connect(server.uri("disk")):
+            _, leaver = await asyncio.open_unix_connection(server.addresses[0])
+            heard, speaker = await asyncio.open_unix_connection(server.addresses[0])
+            speaker.write(flags())
+            assert await heard.read() == b""
+            for writer in (leaver, speaker):
+                writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
+            await until(lambda: not server._waiting)
+        async with nbd.connect(server.uri("disk")) as client:
+            assert await client.pread(1, 0) == b"\0"
+
+
+async def test_close_hangs_up_on_those_who_wait(tmp_path: Path) -> None:
+    limits = nbd.Limits(connections=1, waiting=2)
+    async with served(tmp_path, limits=limits) as (server, _):
+        async with raw_client(server) as _:
+            heard, writer = await asyncio.open_unix_connection(server.addresses[0])
+            await until(lambda: bool(server._waiting))
+            await server.close()
+            with suppress(OSError):
+                assert await heard.read() == b""
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
 async def test_unknown_export_is_a_clear_error(tmp_path: Path) -> None:
     async with served(tmp_path) as (server, _):
         with pytest.raises(qedasync.StorageError, match="'nothing'") as caught:
