@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from qedasync.storage.base import Write, zero_views
-from qedasync.storage.host import punch_hole
+from qedasync.storage.libc import punch_hole
 from qedasync.storage.transfer import (
     ALIGNMENT,
     IOV_MAX,

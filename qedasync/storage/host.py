@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
-import sys
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from qedasync.errors import StorageError, storage_error
 from qedasync.storage.locks import LockRole, acquire_locks, locked
@@ -19,10 +16,9 @@ __all__ = [
     "OpenedFile",
     "data_runs",
     "datasync",
+    "open_descriptor",
     "open_file",
     "preadv",
-    "punch_hole",
-    "reserve_space",
     "seek_data",
 ]
 
@@ -34,20 +30,6 @@ preadv: Callable[..., int] = getattr(os, "preadv", None) or (lambda *_: -1)
 
 datasync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 """Make a file's data durable, and what of its metadata is needed to read it."""
-
-_KEEP_SIZE = 0x01
-_PUNCH_HOLE_KEEP_SIZE = 0x02 | _KEEP_SIZE
-_LOCAL_FILE_SYSTEMS = frozenset(
-    {
-        0xEF53,  # ext2, ext3, ext4
-        0x58465342,  # XFS
-        0x9123683E,  # btrfs
-        0xF2F52010,  # F2FS
-        0x2FC12FC1,  # ZFS
-        0x01021994,  # tmpfs
-        0x794C7630,  # overlayfs
-    }
-)
 
 
 class OpenedFile(NamedTuple):
@@ -71,8 +53,29 @@ def open_file(
 ) -> OpenedFile:
     """Open a file for :class:`~qedasync.storage.posix.PosixStorage`.
 
+    Args and raises: as :func:`open_descriptor`.
+    """
+    from qedasync.storage.libc import is_local  # late: not everyone who opens a file needs ctypes
+
+    fd, size = open_descriptor(path, writable, direct, create, lock)
+    try:
+        local = not direct and stat.S_ISREG(os.fstat(fd).st_mode) and is_local(fd)
+        return OpenedFile(fd, size, not direct and _can_try(fd), local)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def open_descriptor(
+    path: str, writable: bool, direct: bool, create: bool, lock: LockRole | None
+) -> tuple[int, int]:
+    """Open a file under its locks; answers the descriptor and the file's bytes.
+
     Opens without blocking: a pipe, or a device that waits for something, is refused, not waited
     for.
+
+    Args:
+        lock: what to take, or None for no locks.
 
     Raises:
         StorageError: the host refused, or it is not a regular file or block device.
@@ -96,8 +99,7 @@ def open_file(
         size = _size_of(fd, path)
         if lock is not None:
             acquire_locks(fd, lock, path)
-        local = not direct and stat.S_ISREG(os.fstat(fd).st_mode) and _is_local(fd)
-        return OpenedFile(fd, size, not direct and _can_try(fd), local)
+        return fd, size
     except BaseException:
         os.close(fd)
         raise
@@ -125,17 +127,6 @@ def _can_try(fd: int) -> bool:
     return True
 
 
-def _is_local(fd: int) -> bool:
-    """Whether the file lies on a file system that we know to be on this host."""
-    fstatfs = _libc_function("fstatfs")
-    if fstatfs is None:
-        return False
-    answer = ctypes.create_string_buffer(256)  # struct statfs begins with f_type, a long
-    if fstatfs(fd, answer) != 0:
-        return False
-    return ctypes.c_long.from_buffer(answer).value in _LOCAL_FILE_SYSTEMS
-
-
 def seek_data(fd: int, offset: int, size: int) -> int:
     """The first offset from ``offset`` on that is not in a hole; ``size`` if there is none."""
     try:
@@ -158,40 +149,3 @@ def data_runs(fd: int, offset: int, end: int, count: int) -> list[tuple[int, int
         offset = max(min(stop, end), start + 1)  # a hole may have come into being meanwhile
         found.append((start, offset))
     return found
-
-
-@lru_cache(maxsize=4)
-def _libc_function(name: str) -> Any:
-    """A function of the C library that the os module lacks, or None."""
-    if sys.platform != "linux":
-        return None
-    try:
-        return getattr(ctypes.CDLL(None, use_errno=True), name)
-    except (OSError, AttributeError):
-        return None
-
-
-def punch_hole(fd: int, offset: int, length: int) -> bool:
-    """Let the file system zero a range inside the file; False where it cannot."""
-    fallocate = _libc_function("fallocate")
-    if fallocate is None:
-        return False
-    where, size = ctypes.c_int64(offset), ctypes.c_int64(length)
-    if fallocate(fd, _PUNCH_HOLE_KEEP_SIZE, where, size) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV):
-        return False
-    raise OSError(number, os.strerror(number))
-
-
-def reserve_space(fd: int, offset: int, length: int) -> bool:
-    """Let the file system find room for a range now, in one piece; False where it does not.
-
-    The file stays as long as it is.
-    """
-    fallocate = _libc_function("fallocate")
-    if fallocate is None:
-        return False
-    answer: int = fallocate(fd, _KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(length))
-    return answer == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qedasync.storage.base import ReadBuffers, Storage, WriteBuffers
-from qedasync.storage.host import punch_hole, reserve_space
+from qedasync.storage.libc import punch_hole, reserve_space
 from qedasync.storage.transfer import read_fully, write_fully
 
 __all__ = ["HostFile", "lend"]

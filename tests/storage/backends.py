@@ -26,7 +26,7 @@ from qedasync.storage.workers import Workers
 from tests.helpers.model import blank
 
 PORTABLE = ("memory", "memory-async", "aiofiles")
-LINUX = ("posix", "posix-threads", "posix-direct") if sys.platform == "linux" else ()
+LINUX = ("posix", "posix-threads", "posix-direct", "blocking") if sys.platform == "linux" else ()
 PLAIN = PORTABLE + LINUX
 DISKS = ("disk-raw", "disk-qed")
 """Files that lie in a disk."""
@@ -68,8 +68,12 @@ class Backend:
         path.write_bytes(initial)
         if name == "aiofiles":
             return await AiofilesStorage.open(path, writable=True)
-        from qedasync.storage.posix import PosixStorage  # there is none on other platforms
+        # There are none of these on other platforms.
+        from qedasync.storage.blocking import BlockingStorage
+        from qedasync.storage.posix import PosixStorage
 
+        if name == "blocking":
+            return BlockingStorage.open(path, writable=True)
         if name == "posix-threads":
             return threaded(path)
         try:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from qedasync.errors import StorageError
-from qedasync.storage.host import OpenedFile, open_file, punch_hole, seek_data
+from qedasync.storage.host import OpenedFile, open_file, seek_data
+from qedasync.storage.libc import punch_hole
 
 FAR = (1 << 32) + (1 << 20)
 """An offset that 32 bits cannot hold."""
