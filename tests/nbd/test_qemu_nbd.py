@@ -185,6 +185,16 @@ def test_qemu_nbd_offset_within_a_sector_works(twins: Twins, tmp_path: Path) -> 
     assert copy.read_bytes() == expected + bytes(-len(expected) % 512)
 
 
+def test_qemu_nbd_socket_never_takes_a_files_place(twins: Twins, tmp_path: Path) -> None:
+    """The real one removes whatever has the name."""
+    file = tmp_path / "file"
+    file.write_bytes(b"precious")
+    answer = twins.ours(["-t", "-k", str(file), "-f", "qed", "d.qed"], tool="qemu-nbd")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert "in use" in answer.err
+    assert file.read_bytes() == b"precious"
+
+
 def test_qemu_nbd_detects_zeroes(tmp_path: Path) -> None:
     """A cluster of them is marked, not written."""
     qemu.create(tmp_path / "z.qed", 1 << 20)

@@ -393,12 +393,12 @@ async def test_abstract_socket_is_one_without_a_file() -> None:
 
 
 async def test_image_inside_an_export_opens(tmp_path: Path) -> None:
-    """A QED image on a disk that is served; an export does not grow, so it writes in place."""
+    """A QED image on a disk that is served; it takes new clusters once the server has grown it."""
     file = tmp_path / "inner.qed"
     await qedasync.create(file, "1M", cluster_size=4096)
     async with qedasync.open(file, "r+") as image:
         await image.pwrite(b"x" * 20_000, 10_000)
-    async with served(tmp_path) as (server, _), nbd.connect(server.uri("disk")) as client:
+    async with served(tmp_path) as (server, outer), nbd.connect(server.uri("disk")) as client:
         await client.pwrite(file.read_bytes(), 0)
         inner = qedasync.DiskStorage(await nbd.connect(server.uri("disk")))
         async with qedasync.open("inner", "r+", storage=inner) as image:
@@ -407,4 +407,7 @@ async def test_image_inside_an_export_opens(tmp_path: Path) -> None:
             assert await image.pread(10, 12343) == b"xxnestedxx"
             with pytest.raises(qedasync.StorageError, match="resized"):
                 await image.pwrite(b"new", 500_000)
+            await outer.truncate(2 * SIZE)
+            await image.pwrite(b"new", 500_000)
+            assert await image.pread(3, 500_000) == b"new"
             assert (await image.check()).corruptions == 0
