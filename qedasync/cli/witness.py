@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from qedasync.cli.options import ToolError
 from qedasync.errors import QEDError
+from qedasync.jobs.runs import runs_from
 
 if TYPE_CHECKING:
     from qedasync import Disk, Extent
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Failure", "Over", "Pace", "Witness", "closing", "reason"]
 
 _SECTOR = 512
+_MOST_AT_ONCE = 1 << 30  # bytes to ask about
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +173,22 @@ class Witness:
         except QEDError as error:
             self._note(Failure("status", await self._first_bad(offset, length), error), length)
             raise
-        return [replace(run, zero=False) for run in runs] if self._opaque else runs
+        return [self._told(run) for run in runs] if self._opaque else runs
+
+    def _told(self, run: Extent) -> Extent:
+        return replace(run, zero=False) if self._opaque else run
 
     async def _first_bad(self, offset: int, length: int) -> int:
-        """Where in the range it is that nothing is known, to the sector; or that is over by now."""
-        if await self._is_known(offset, length):
-            return offset
+        """Where in the range it is that nothing is known, to the sector; or that is over by now.
+
+        Never asks for much more than there is before that place: the map may be of any size.
+        """
+        n = min(_SECTOR, length)
+        while await self._is_known(offset, n):
+            if n == length:
+                return offset
+            n = min(2 * n, length)
+        length = n
         while length > _SECTOR:
             half = -(-length // _SECTOR) // 2 * _SECTOR
             if await self._is_known(offset, half):
@@ -192,12 +204,16 @@ class Witness:
             return False
         return True
 
-    async def extents(self) -> AsyncIterator[Extent]:
+    async def extents(self) -> AsyncGenerator[Extent, None]:
         pos = 0
-        while pos < self.size:
-            for run in await self.block_status(pos, self.size - pos):
-                yield run
-                pos = run.end
+        try:
+            async with aclosing(runs_from(self._disk, 0)) as runs:
+                async for run in runs:
+                    pos = run.end
+                    yield self._told(run)
+        except QEDError as error:
+            self._note(Failure("status", await self._first_bad(pos, self.size - pos), error))
+            raise
 
     # ----------------------------------------------------------------- writes
 
@@ -277,11 +293,24 @@ class Over(Witness):
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         runs: list[Extent] = []
         for run in await super().block_status(offset, length):
-            if run.kind == "unallocated" and run.depth == 0:
-                runs += map(_must_be_zero, await self._target.block_status(run.start, run.length))
-            else:
-                runs.append(run)
+            runs += [shown async for shown in self._shown(run, run.length)]
         return runs
+
+    async def extents(self) -> AsyncGenerator[Extent, None]:
+        async with aclosing(super().extents()) as runs:
+            async for run in runs:
+                async for shown in self._shown(run, _MOST_AT_ONCE):
+                    yield shown
+
+    async def _shown(self, run: Extent, most: int) -> AsyncIterator[Extent]:
+        """What is to be done about a run, looked up for at most so many bytes at once."""
+        if run.kind != "unallocated" or run.depth:
+            yield run
+            return
+        for start in range(run.start, run.end, most):
+            length = min(most, run.end - start)
+            for below in await self._target.block_status(start, length):
+                yield _must_be_zero(below)
 
 
 def _must_be_zero(run: Extent) -> Extent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Self
 
@@ -72,15 +73,18 @@ class DiskFilter:
         await self._disk.truncate(size)
 
     async def block_status(self, offset: int, length: int) -> list[qedasync.Extent]:
-        runs: list[qedasync.Extent] = await self._disk.block_status(offset, length)
-        return runs
+        return [self.told(run) for run in await self._disk.block_status(offset, length)]
 
     async def extents(self) -> AsyncIterator[qedasync.Extent]:
-        pos = 0
-        while pos < self.size:
-            for run in await self.block_status(pos, self.size - pos):
-                yield run
-                pos = run.end
+        from qedasync.jobs.runs import runs_from
+
+        async with aclosing(runs_from(self._disk, 0)) as runs:
+            async for run in runs:
+                yield self.told(run)
+
+    def told(self, run: qedasync.Extent) -> qedasync.Extent:
+        """A run of the other disk as this one tells it."""
+        return run
 
     async def close(self) -> None:
         await self._disk.close()
@@ -103,12 +107,8 @@ class Shifted(DiskFilter):
         super().__init__(disk)
         self._offset = offset
 
-    async def block_status(self, offset: int, length: int) -> list[qedasync.Extent]:
-        runs = await super().block_status(offset, length)
-        return [
-            run if run.offset is None else replace(run, offset=run.offset + self._offset)
-            for run in runs
-        ]
+    def told(self, run: qedasync.Extent) -> qedasync.Extent:
+        return run if run.offset is None else replace(run, offset=run.offset + self._offset)
 
 
 def spread(data: bytearray, buffers: Iterable[bytearray | memoryview]) -> int:
