@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qedasync.engine.extents import Extent, ExtentKind
     from qedasync.engine.stats import Stats
     from qedasync.events import Event
+    from qedasync.facts import DiskFacts
     from qedasync.format.header import Features
     from qedasync.format.magic import identify
     from qedasync.image import Image
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from qedasync.policy import BackingRequest
     from qedasync.raw import RawImage, open_raw
     from qedasync.storage.base import Storage, StorageBase, Write
+    from qedasync.storage.blocking import BlockingStorage
     from qedasync.storage.locks import LockRole
     from qedasync.storage.memory import MemoryStorage
     from qedasync.storage.opener import open_storage
@@ -72,6 +74,7 @@ __all__ = [
     "CompareResult",
     "Measurement",
     "ImageInfo",
+    "DiskFacts",
     "Extent",
     "ExtentKind",
     "Stats",
@@ -81,6 +84,7 @@ __all__ = [
     "StorageBase",
     "Write",
     "MemoryStorage",
+    "BlockingStorage",
     "DiskStorage",
     "open_storage",
     "LockRole",
@@ -111,6 +115,7 @@ _HOMES = {
     "Measurement": "jobs.Measurement",
     "ImageInfo": "jobs.ImageInfo",
     "CheckResult": "check.CheckResult",
+    "DiskFacts": "facts.DiskFacts",
     "Extent": "engine.extents.Extent",
     "ExtentKind": "engine.extents.ExtentKind",
     "Stats": "engine.stats.Stats",
@@ -120,6 +125,7 @@ _HOMES = {
     "Storage": "storage.base.Storage",
     "StorageBase": "storage.base.StorageBase",
     "MemoryStorage": "storage.memory.MemoryStorage",
+    "BlockingStorage": "storage.blocking.BlockingStorage",
     "parse_size": "units.parse_size",
 }
 
