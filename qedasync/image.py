@@ -172,6 +172,22 @@ class Image:
         """The view, if it can be had at once and without a copy; as :meth:`try_pread`."""
         return self._try_view(length, offset)
 
+    def try_readinto(self, buffer: bytearray | memoryview, offset: int) -> bool:
+        """Fill ``buffer``, if that can be done at once and all of it lies in the image file; as
+        :meth:`try_pread`. After False the buffer's content is undefined.
+
+        Raises:
+            CorruptTable: an entry on the way cannot be used.
+        """
+        return self._engine.try_read_data(memoryview(buffer), offset)
+
+    def renew_soon(self) -> None:
+        """Say that who calls ``try_pread`` and the like is called by the loop itself.
+
+        Such a caller cannot pause. From the loop's next turn on as much as ever is done at once.
+        """
+        self._engine.budget.renew_soon()
+
     async def readinto(self, buffer: bytearray | memoryview, offset: int) -> int:
         """Fill ``buffer`` from ``offset`` on; answers its length in bytes.
 
@@ -217,7 +233,7 @@ class Image:
                 await self._engine.write((data,), offset, length)
         return length
 
-    def try_pwrite(self, data: bytes | bytearray, offset: int) -> bool:
+    def try_pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> bool:
         """Write all of ``data``, if that can be done at once; False if :meth:`pwrite` has to be
         awaited, which then does it. As :meth:`try_pread`.
         """

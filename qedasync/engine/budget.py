@@ -60,24 +60,35 @@ class Budget:
         self._paused.append(waiter)
         if not self._turn_due:
             self._turn_due = True
-            self._loop.call_soon(self._wake_some)
+            self._loop.call_soon(self._begin_turn)
         await waiter
         self.pauses += 1
         if not self._shut:
             self.limit = self.reads + self._share
 
-    def _wake_some(self) -> None:
+    def renew_soon(self) -> None:
+        """In the next turn of the loop the budget is whole again, if nobody waits for a share.
+
+        For callbacks of the loop, which cannot pause and have no need to: they come once a turn.
+        """
+        if not self._turn_due:
+            self._turn_due = True
+            self._loop.call_soon(self._begin_turn)
+
+    def _begin_turn(self) -> None:
         paused = self._paused
+        if not paused:
+            self._turn_due = False
+            if not self._shut:
+                self.limit = self.reads + INLINE_REQUESTS
+            return
         count = min(len(paused), WOKEN)
-        self._share = INLINE_REQUESTS // count or 1
+        self._share = INLINE_REQUESTS // count
         for _ in range(count):
             waiter = paused.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-        if paused:
-            self._loop.call_soon(self._wake_some)  # behind those who were woken
-        else:
-            self._turn_due = False
+        self._loop.call_soon(self._begin_turn)  # behind those who were woken
 
     def charge(self, length: int) -> None:
         """A request of ``length`` bytes ended that did not finish inline."""

@@ -40,6 +40,7 @@ from qedasync.engine.tasks import TaskOwner
 from qedasync.engine.views import FilePages, Viewer
 from qedasync.engine.write import Writer
 from qedasync.errors import ImageClosed, ImageFailed, QEDError, ReadOnly, RequestError, StateError
+from qedasync.format.cluster import ClusterKind, Lookup
 from qedasync.format.geometry import Geometry
 from qedasync.format.header import (
     AUTOCLEAR_FEATURE_MASK,
@@ -244,6 +245,25 @@ class Engine:
                     budget.limit -= length // SMALL
                 return True
         return False
+
+    def try_read_data(self, buffer: memoryview, pos: int) -> bool:
+        """Fill ``buffer`` from any number of clusters, if all of them are mapped and at hand.
+
+        Any argument is safe, as for :attr:`try_read`. Never suspends.
+        """
+        budget, length = self.budget, len(buffer)
+        if budget.reads >= budget.limit or not 0 <= pos <= self.image_size - length:
+            return False
+        done = 0
+        while done < length:
+            found = self.tables.lookup(pos + done, length - done)
+            if type(found) is not Lookup or found.kind is not ClusterKind.FOUND:
+                return False
+            if not self._try_read_into((buffer[done : done + found.length],), found.offset):
+                return False
+            done += found.length
+        budget.charge(length)
+        return True
 
     async def read(self, length: int, pos: int) -> bytearray:
         """``length`` bytes inside the image, from ``pos`` on: what :meth:`try_read` did not give.

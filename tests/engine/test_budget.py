@@ -92,3 +92,31 @@ async def test_charge_takes_the_length_into_account() -> None:
     budget = Budget(asyncio.get_running_loop())
     budget.charge(5 * SMALL)
     assert use_up(budget) == INLINE_REQUESTS - 6
+
+
+async def test_renewed_budget_is_whole_a_turn_later() -> None:
+    budget = Budget(asyncio.get_running_loop())
+    assert use_up(budget) == INLINE_REQUESTS
+    budget.renew_soon()
+    assert budget.used_up, "not in this turn"
+    await asyncio.sleep(0)
+    assert use_up(budget) == INLINE_REQUESTS
+
+
+async def test_renewal_while_somebody_pauses_waits_for_the_turn_after() -> None:
+    budget = Budget(asyncio.get_running_loop())
+    use_up(budget)
+    pausing = asyncio.create_task(budget.pause())
+    await asyncio.sleep(0)
+    budget.renew_soon()
+    await pausing
+    await asyncio.sleep(0)
+    assert use_up(budget) == INLINE_REQUESTS
+
+
+async def test_renewal_of_a_shut_budget_lets_nothing_finish_inline() -> None:
+    budget = Budget(asyncio.get_running_loop())
+    budget.shut()
+    budget.renew_soon()
+    await asyncio.sleep(0)
+    assert budget.reads >= budget.limit
