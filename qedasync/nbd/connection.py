@@ -9,14 +9,17 @@ waits for it. What goes wrong with a client ends that client alone.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
+from qedasync import QEDError
 from qedasync.nbd.counters import BUCKETS
 from qedasync.nbd.eager import run_eagerly
-from qedasync.nbd.export import MAX_REQUEST, SPARSE_FROM, Export
+from qedasync.nbd.export import MAX_REQUEST, SPARSE_FROM, Export, Piece, failure
 from qedasync.nbd.handshake import Outcome, ServerHandshake
 from qedasync.nbd.requests import ProtocolError, Replies, Request, RequestReader
 from qedasync.nbd.wire import Command
@@ -28,6 +31,9 @@ __all__ = ["Connection"]
 
 _HANDSHAKE_BUFFER = 4096
 _JOIN_BYTES = 64 << 10  # a larger buffer is sent by itself, not copied
+_HIGH_WATER = 128 << 10  # bytes that wait to be sent; with more, the client has to catch up
+_SOCKET_BYTES = 1 << 20  # that a Unix socket may hold, so that the client does not wait for us
+_LENT_MOST = 16
 _COMMANDS = {int(command): command.name.lower() for command in Command}
 # Plain numbers: comparing members of an enum takes several times as long.
 _READ, _WRITE, _DISC = int(Command.READ), int(Command.WRITE), int(Command.DISC)
@@ -46,15 +52,20 @@ class Connection(asyncio.BufferedProtocol):
         self._handshake: ServerHandshake | None = None
         self._inside_tls = False
         self._early: bytearray | None = None  # what came between STARTTLS and TLS
-        self._small = memoryview(bytearray(_HANDSHAKE_BUFFER))
+        self._small = memoryview(server.scratch)[:_HANDSHAKE_BUFFER]
         self._reader: RequestReader | None = None
         self._replies = Replies(structured=False, extended=False)
-        self._export: Export | None = None
+        self._export: Export  # from the handshake's end on
         self._try_pread: Callable[[int, int], bytearray | None] | None = None
-        self._try_pwrite: Callable[[bytearray, int], bool] | None = None
+        self._try_pwrite: Callable[[memoryview, int], bool] | None = None
         self._contexts: dict[str, int] = {}
         self._out: list[bytes | bytearray] = []
+        self._lent: list[memoryview] = []  # to the transport, until it has sent them
+        self._sending = asyncio.Lock()  # held by the long read whose pieces leave
+        self._caught_up: asyncio.Future[None] | None = None
         self._flush_due = False
+        self._waiting: list[Request] = []
+        self._going_on = False
         self._in_flight = self._bytes = 0
         self._reading_paused = self._writing_paused = False
         self._ending = False  # nothing more is read; hang up when the last reply has left
@@ -65,8 +76,10 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's do not derive from it
         self._transport = transport
+        transport.set_write_buffer_limits(high=_HIGH_WATER, low=0)
         if self._handshake is not None:
             return  # the same connection, inside TLS now
+        _widen(transport)
         if not self._server.admit(self):
             transport.abort()
 
@@ -81,6 +94,9 @@ class Connection(asyncio.BufferedProtocol):
         self._ending = True
         self._stop_timer()
         self._out.clear()
+        self._lent.clear()
+        self._writing_paused = False
+        self._wake()
         self._server.forget(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -105,7 +121,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._writing_paused = False
+        self._wake()
         self._balance()
+
+    def _wake(self) -> None:
+        if self._caught_up is not None and not self._caught_up.done():
+            self._caught_up.set_result(None)
 
     # ----------------------------------------------------------- the handshake
 
@@ -167,7 +188,12 @@ class Connection(asyncio.BufferedProtocol):
         self._try_pread, self._try_pwrite = export.try_pread, export.try_pwrite
         self._contexts = handshake.contexts
         self._replies = Replies(structured=handshake.structured, extended=handshake.extended)
-        self._reader = RequestReader(extended=handshake.extended, max_payload=MAX_REQUEST)
+        self._reader = RequestReader(
+            extended=handshake.extended,
+            max_payload=MAX_REQUEST,
+            scratch=self._server.scratch,
+            pool=self._server.pool,
+        )
         self._begin(self._reader.feed(handshake.rest))
 
     def _too_slow(self) -> None:
@@ -183,32 +209,27 @@ class Connection(asyncio.BufferedProtocol):
     def _begin(self, requests: list[Request]) -> None:
         begin = perf_counter()
         inline = 0
-        for request in requests:
+        for number, request in enumerate(requests):
             if self._ending:
                 break
             if self._finish_now(request):
                 inline += 1
-                continue
-            if request.command == _DISC:
-                self.end()
+            elif self._has_its_share:
+                self._put_off(requests[number:])
                 break
-            self._in_flight += 1
-            weight = request.length if request.command in _MOVES_DATA else 0
-            self._bytes += weight
-            run_eagerly(self._serve(request, weight), self._start_request)
+            else:
+                self._start(request)
         if inline:
-            seconds = perf_counter() - begin
-            self._counters.latency_sum += seconds
-            self._counters.latency[_bucket(seconds / inline)] += inline
+            self._count_inline(inline, perf_counter() - begin)
         self._flush()
         self._balance()
 
     def _finish_now(self, request: Request) -> bool:
         """A plain read or write that the disk can do at once: no coroutine, no task."""
+        command, length = request.command, request.length
         if request.flags:
             return False
-        length = request.length
-        if request.command == _READ:
+        if command == _READ:
             if length >= SPARSE_FROM or self._try_pread is None:
                 return False
             data = self._try_pread(length, request.offset)
@@ -218,34 +239,108 @@ class Connection(asyncio.BufferedProtocol):
             self._counters.inline_reads += 1
             self._counters.bytes_read += length
             return True
-        if request.command == _WRITE and length and self._try_pwrite is not None:
-            if not self._try_pwrite(request.payload, request.offset):
+        if command == _WRITE and self._try_pwrite is not None:
+            if not length or not self._try_pwrite(request.payload, request.offset):
                 return False
             self._out += self._replies.done(request)
+            request.release(self._server.pool)
             self._counters.inline_writes += 1
             self._counters.bytes_written += length
             return True
         return False
+
+    @property
+    def _has_its_share(self) -> bool:
+        """Whether the client has as much in flight as it may."""
+        limits = self._limits
+        return self._in_flight >= limits.requests_in_flight or self._bytes >= limits.bytes_in_flight
+
+    def _put_off(self, requests: list[Request]) -> None:
+        """More came at once than may be in flight: the rest waits, and nothing more is read."""
+        for request in requests:
+            request.keep(self._server.pool)
+        self._waiting = requests
+
+    def _go_on(self) -> None:
+        self._going_on = False
+        requests, self._waiting = self._waiting, []
+        self._begin(requests)
+
+    def _count_inline(self, count: int, seconds: float) -> None:
+        self._counters.latency_sum += seconds
+        self._counters.latency[_bucket(seconds / count)] += count
+        self._export.note_inline(count)
+
+    def _start(self, request: Request) -> None:
+        """Serve a request that may have to wait."""
+        if request.command == _DISC:
+            self.end()
+            return
+        request.keep(self._server.pool)
+        weight = request.length if request.command in _MOVES_DATA else 0
+        self._in_flight += 1
+        self._bytes += weight
+        run_eagerly(self._serve(request, weight), self._start_request)
 
     def _start_request(self, work: Coroutine[Any, Any, None]) -> None:
         self._server.start_task(work, "request")
 
     async def _serve(self, request: Request, weight: int) -> None:
         export, counters = self._export, self._counters
-        assert export is not None
         begin = perf_counter()
         counters.in_flight += 1
         counters.bytes_in_flight += weight
         try:
-            reply = await export.answer(request, self._replies, self._contexts)
+            if request.command == _READ and request.length >= SPARSE_FROM and not request.flags:
+                await self._stream(request, export)
+            else:
+                self._reply(await export.answer(request, self._replies, self._contexts))
             self._count(request, perf_counter() - begin)
-            self._reply(reply)
         finally:
+            request.release(self._server.pool)
             counters.in_flight -= 1
             counters.bytes_in_flight -= weight
             self._in_flight -= 1
             self._bytes -= weight
             self._balance()
+
+    async def _stream(self, request: Request, export: Export) -> None:
+        """Answer a long read piece by piece, so that the client has one while we read the next."""
+        refused = export.refusal(request, self._replies, self._contexts)
+        if refused is not None:
+            self._reply(self._replies.error(request, refused.error, refused.message))
+            return
+        try:
+            async with aclosing(export.read_long(request, self._replies, self._server.pool)) as it:
+                piece = await anext(it)  # at once, so that the disk has several requests' to find
+                async with self._sending:
+                    await self._send_piece(piece)
+                    async for piece in it:
+                        if self._transport is None:
+                            break
+                        await self._send_piece(piece)
+        except (QEDError, MemoryError) as error:
+            self._reply(failure(request, self._replies, error))
+
+    async def _send_piece(self, piece: Piece) -> None:
+        """When the client has caught up; in the order of who holds ``_sending``."""
+        if self._writing_paused:
+            self._caught_up = self._loop.create_future()
+            await self._caught_up
+        transport = self._transport
+        if transport is None:
+            return
+        head, data = piece
+        _write(transport, head)
+        for view in data:
+            _write(transport, view)
+        self._lent += data
+        if not self._inside_tls and not transport.get_write_buffer_size():
+            for view in self._lent:
+                self._server.pool.give(view)
+            self._lent.clear()
+        elif len(self._lent) > _LENT_MOST:
+            self._lent.clear()  # the transport never seems to rest: they are not used again
 
     def _count(self, request: Request, seconds: float) -> None:
         counters = self._counters
@@ -281,12 +376,10 @@ class Connection(asyncio.BufferedProtocol):
             if len(part) <= _JOIN_BYTES:
                 small.append(part)
                 continue
-            if small:
-                transport.write(b"".join(small))
-                small = []
-            transport.write(part)
-        if small:
-            transport.write(b"".join(small))
+            _write(transport, b"".join(small))
+            small = []
+            _write(transport, part)
+        _write(transport, b"".join(small))
 
     # ------------------------------------------------------------- housekeeping
 
@@ -295,11 +388,10 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or self._reader is None:
             return
-        full = (
-            self._writing_paused
-            or self._in_flight >= self._limits.requests_in_flight
-            or self._bytes >= self._limits.bytes_in_flight
-        )
+        full = self._writing_paused or bool(self._waiting) or self._has_its_share
+        if self._waiting and not self._going_on and not self._has_its_share:
+            self._going_on = True
+            self._loop.call_soon(self._go_on)
         if full != self._reading_paused and not transport.is_closing():
             self._reading_paused = full
             if full:
@@ -331,6 +423,19 @@ class Connection(asyncio.BufferedProtocol):
         """The client's fault: this connection ends, and no other."""
         self._server.note_fault(self, reason)
         self.abort()
+
+
+def _write(transport: asyncio.Transport, data: bytes | bytearray | memoryview) -> None:
+    """Send it, unless the client has gone: an earlier write may just have found that out."""
+    if data and not transport.is_closing():
+        transport.write(data)
+
+
+def _widen(transport: asyncio.Transport) -> None:
+    """Let a Unix socket hold more; the host sees to TCP's itself."""
+    one = transport.get_extra_info("socket")
+    if one is not None and one.family == socket.AF_UNIX:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
 
 
 def _bucket(seconds: float) -> int:

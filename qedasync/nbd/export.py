@@ -5,10 +5,12 @@ Requests are validated here, in one place, and errors get their wire numbers her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from qedasync import Disk, Extent, ExtentKind, QEDError
+from qedasync.nbd.buffers import BufferPool
 from qedasync.nbd.handshake import BASE_ALLOCATION, ExportFacts
 from qedasync.nbd.requests import Replies, Request
 from qedasync.nbd.wire import (
@@ -20,13 +22,16 @@ from qedasync.nbd.wire import (
     to_wire,
 )
 
-__all__ = ["MAX_REQUEST", "SPARSE_FROM", "Export", "Refusal"]
+__all__ = ["MAX_REQUEST", "SPARSE_FROM", "Export", "Piece", "Refusal", "failure"]
 
 MAX_REQUEST = 32 << 20
 """Bytes of a read or a write."""
 
 SPARSE_FROM = 128 << 10
 """Bytes; a shorter read is not searched for holes."""
+_PIECE = 256 << 10  # bytes of a long read that are sent while the next are read
+_RENEW_EVERY = 64  # requests done at once; see Image.renew_soon
+_UNIT = 32 << 10  # bytes of a long read that count as a request
 _MAX_RUNS = 1024  # told by one block status
 _STATUS_STEP = 256 << 20  # bytes looked at before counting runs again
 _HOLE_MAX = 0xFFFF_F000  # bytes of one run, where 32 bits tell its length
@@ -43,6 +48,10 @@ _FLAGS: dict[int, int] = {
     Command.BLOCK_STATUS: int(CommandFlag.REQ_ONE),
 }
 _WRITES = {Command.WRITE, Command.TRIM, Command.WRITE_ZEROES}
+
+
+Piece: TypeAlias = tuple[bytes, list[memoryview]]
+"""Bytes of the protocol, and the data behind them; nothing else may come between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +87,12 @@ class Export:
         # What only some disks have: requests that need no coroutine.
         self.try_pread: Callable[[int, int], bytearray | None] | None
         self.try_pread = getattr(disk, "try_pread", None)
-        self.try_pwrite: Callable[[bytearray, int], bool] | None
+        self.try_pwrite: Callable[[memoryview, int], bool] | None
         self.try_pwrite = None if self.readonly else getattr(disk, "try_pwrite", None)
+        self._try_readinto: Callable[[memoryview, int], bool] | None
+        self._try_readinto = getattr(disk, "try_readinto", None)
+        self._renew_soon: Callable[[], None] | None = getattr(disk, "renew_soon", None)
+        self._done_inline = 0
 
     @property
     def facts(self) -> ExportFacts:
@@ -102,6 +115,13 @@ class Export:
                 | TransmissionFlag.SEND_FAST_ZERO
             )
         return ExportFacts(self.disk.size, flags, self.description, (1, 4096, MAX_REQUEST))
+
+    def note_inline(self, count: int) -> None:
+        """So many requests have been done at once, in a callback of the loop."""
+        self._done_inline += count
+        if self._done_inline >= _RENEW_EVERY and self._renew_soon is not None:
+            self._done_inline = 0
+            self._renew_soon()
 
     # -------------------------------------------------------------- validation
 
@@ -153,18 +173,14 @@ class Export:
             return replies.error(request, refused.error, refused.message)
         try:
             return await self._carry_out(request, replies, contexts)
-        except QEDError as error:
-            return replies.error(request, to_wire(getattr(error, "errno", None)), str(error))
-        except MemoryError:
-            return replies.error(request, Error.ENOMEM)
+        except (QEDError, MemoryError) as error:
+            return failure(request, replies, error)
 
     async def _carry_out(
         self, request: Request, replies: Replies, contexts: dict[str, int]
     ) -> Sequence[bytes | bytearray]:
         command = request.command
         if command == Command.READ:
-            if replies.structured and request.length >= SPARSE_FROM and not request.flags:
-                return await self._read_sparse(request, replies)
             return replies.data(request, await self.disk.pread(request.length, request.offset))
         if command == Command.BLOCK_STATUS:
             return await self._block_status(request, replies, contexts)
@@ -192,19 +208,53 @@ class Export:
             await self.disk.pwrite(zeroes[:step] if step < len(zeroes) else zeroes, pos)
             pos += step
 
-    async def _read_sparse(self, request: Request, replies: Replies) -> Sequence[bytes | bytearray]:
-        runs = await self.disk.block_status(request.offset, request.length)
-        if not any(run.zero for run in runs):
-            return replies.data(request, await self.disk.pread(request.length, request.offset))
-        out: list[bytes | bytearray] = []
-        for run in _joined(runs):
-            last = run.end == request.offset + request.length
+    def read_long(
+        self, request: Request, replies: Replies, pool: BufferPool
+    ) -> AsyncGenerator[Piece, None]:
+        """A long read's reply in pieces, to be sent one after the other; buffers are the pool's.
+
+        Only a structured reply can be cut, and can leave holes out.
+
+        Raises:
+            QEDError: what the disk met. An error may be the end of a reply that has begun.
+        """
+        return (self._read_pieces if replies.structured else self._read_whole)(
+            request, replies, pool
+        )
+
+    async def _read_whole(
+        self, request: Request, replies: Replies, pool: BufferPool
+    ) -> AsyncGenerator[Piece, None]:
+        whole = []
+        for pos, length in _cut(request.offset, request.length):
+            whole.append(pool.take(length))
+            await self.disk.readinto(whole[-1], pos)
+        yield replies.head(request), whole
+
+    async def _read_pieces(
+        self, request: Request, replies: Replies, pool: BufferPool
+    ) -> AsyncGenerator[Piece, None]:
+        """The mapping is asked only where the image file does not have it all at hand."""
+        pos, end = request.offset, request.offset + request.length
+        while pos < end:
+            length = min(_PIECE, end - pos)
+            data = pool.take(length)
+            if self._try_readinto is None or not self._try_readinto(data, pos):
+                pool.give(data)
+                break
+            self.note_inline(length // _UNIT)
+            yield replies.part(request, pos, length, last=pos + length == end), [data]
+            pos += length
+        else:
+            return
+        for run in _joined(await self.disk.block_status(pos, end - pos)):
             if run.zero:
-                out += replies.hole(request, run.start, run.length, last=last)
-            else:
-                data = await self.disk.pread(run.length, run.start)
-                out += replies.part(request, run.start, data, last=last)
-        return out
+                yield replies.hole(request, run.start, run.length, last=run.end == end), []
+                continue
+            for pos, length in _cut(run.start, run.length):
+                data = pool.take(length)
+                await self.disk.readinto(data, pos)
+                yield replies.part(request, pos, length, last=pos + length == end), [data]
 
     async def _block_status(
         self, request: Request, replies: Replies, contexts: dict[str, int]
@@ -228,6 +278,19 @@ class Export:
             found += await self.disk.block_status(pos, min(_STATUS_STEP, end - pos))
             pos = found[-1].end
         return found
+
+
+def failure(request: Request, replies: Replies, error: QEDError | MemoryError) -> list[bytes]:
+    """The reply for what went wrong."""
+    if isinstance(error, MemoryError):
+        return replies.error(request, Error.ENOMEM)
+    return replies.error(request, to_wire(getattr(error, "errno", None)), str(error))
+
+
+def _cut(pos: int, length: int) -> Iterator[tuple[int, int]]:
+    """Pieces (position, length) of a range."""
+    for start in range(pos, pos + length, _PIECE):
+        yield start, min(_PIECE, pos + length - start)
 
 
 def _joined(runs: Sequence[Extent]) -> list[Extent]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from qedasync.errors import QEDError
+from qedasync.nbd.buffers import BufferPool
 from qedasync.nbd.wire import (
     BLOCK_DESCRIPTOR,
     BLOCK_DESCRIPTOR_EXT,
@@ -32,9 +33,12 @@ from qedasync.nbd.wire import (
     Error,
 )
 
-__all__ = ["ProtocolError", "Replies", "Request", "RequestReader"]
+__all__ = ["SCRATCH_BYTES", "ProtocolError", "Replies", "Request", "RequestReader"]
 
-_BUFFER = 64 << 10
+SCRATCH_BYTES = 256 << 10
+"""Room for what comes at once."""
+
+_LONG_PAYLOAD = 32 << 10
 _DATA_CHUNK = Struct(">IHHQIQ")  # a chunk's header and the offset of its data
 # Plain numbers for what every request meets.
 _DONE, _NONE, _OFFSET_DATA = int(ChunkFlag.DONE), int(ChunkType.NONE), int(ChunkType.OFFSET_DATA)
@@ -43,6 +47,9 @@ _WRITE, _PAYLOAD_LEN = int(Command.WRITE), int(CommandFlag.PAYLOAD_LEN)
 
 class ProtocolError(QEDError):
     """The peer breaks the protocol; nothing more can be understood of what it sends."""
+
+
+_NOTHING = memoryview(b"")
 
 
 @dataclass(slots=True)
@@ -54,7 +61,8 @@ class Request:
         flags: :class:`~qedasync.nbd.wire.CommandFlag` bits, unknown ones too.
         cookie: the client's name for the request.
         offset, length: bytes.
-        payload: what a write writes; empty for all else.
+        payload: what a write writes; empty for all else. See :meth:`keep`.
+        kept: whether the payload has a buffer of its own.
     """
 
     command: int
@@ -62,47 +70,67 @@ class Request:
     cookie: int
     offset: int
     length: int
-    payload: bytearray
+    payload: memoryview = _NOTHING
+    kept: bool = False
+
+    def keep(self, pool: BufferPool) -> None:
+        """Make the payload outlast the reader's next :meth:`~RequestReader.get_buffer`."""
+        if not self.kept and self.payload:
+            own = pool.take(len(self.payload))
+            own[:] = self.payload
+            self.payload, self.kept = own, True
+
+    def release(self, pool: BufferPool) -> None:
+        """Nobody needs the payload any more."""
+        if self.kept:
+            pool.give(self.payload)
+            self.payload, self.kept = _NOTHING, False
 
 
 class RequestReader:
     """Takes a client's stream apart.
 
+    The scratch buffer may be shared by all readers of a thread: a reader keeps what it holds of a
+    request itself, and needs the scratch from :meth:`get_buffer` to the end of :meth:`updated`, and
+    for the payloads of the requests that has answered until somebody's next :meth:`get_buffer`.
+
     Args:
         extended: whether the headers are the extended ones.
         max_payload: bytes of a payload that are taken.
-        rest: bytes that came with the handshake.
+        scratch: where requests come to lie, of :data:`SCRATCH_BYTES`.
+        pool: where buffers for long payloads come from.
     """
 
-    def __init__(self, *, extended: bool, max_payload: int) -> None:
+    def __init__(
+        self,
+        *,
+        extended: bool,
+        max_payload: int,
+        scratch: bytearray | None = None,
+        pool: BufferPool | None = None,
+    ) -> None:
         self._extended = extended
         self._header = EXTENDED_REQUEST if extended else REQUEST
         self._magic = EXTENDED_REQUEST_MAGIC if extended else REQUEST_MAGIC
         self._max_payload = max_payload
-        self._buffer = bytearray(_BUFFER)
-        self._view = memoryview(self._buffer)
-        self._start = self._end = 0  # what the buffer holds and nobody has looked at
-        self._waiting: Request | None = None  # for its payload
+        self._scratch = bytearray(SCRATCH_BYTES) if scratch is None else scratch
+        self._view = memoryview(self._scratch)
+        self._pool = BufferPool() if pool is None else pool
+        self._rest = b""  # the beginning of a request
+        self._waiting: Request | None = None  # for a long payload
         self._have = 0  # bytes of that
-        self._drop = 0  # bytes of a payload that nobody wants
-        self._direct = False  # whether the last buffer given was the payload's own
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes are to go."""
-        if self._waiting is not None and self._start == self._end:
-            self._direct = True
-            return memoryview(self._waiting.payload)[self._have :]
-        self._direct = False
-        if self._start == self._end:
-            self._start = self._end = 0
-        elif self._end == _BUFFER:
-            left = self._end - self._start
-            self._buffer[:left] = self._buffer[self._start : self._end]
-            self._start, self._end = 0, left
-        return self._view[self._end :]
+        if self._waiting is not None:
+            return self._waiting.payload[self._have :]
+        if self._rest:
+            self._scratch[: len(self._rest)] = self._rest
+            return self._view[len(self._rest) :]
+        return self._view
 
     def feed(self, data: bytes) -> list[Request]:
-        """Take bytes from elsewhere; as :meth:`updated`."""
+        """Take bytes from elsewhere; as :meth:`updated`, and the payloads are kept."""
         requests: list[Request] = []
         pos = 0
         while pos < len(data):
@@ -110,7 +138,9 @@ class RequestReader:
             step = min(len(into), len(data) - pos)
             into[:step] = data[pos : pos + step]
             pos += step
-            requests += self.updated(step)
+            for request in self.updated(step):
+                request.keep(self._pool)
+                requests.append(request)
         return requests
 
     def updated(self, count: int) -> list[Request]:
@@ -119,60 +149,53 @@ class RequestReader:
         Raises:
             ProtocolError: this is no request.
         """
+        if self._waiting is not None:
+            return self._payload_came(self._waiting, count)
         requests: list[Request] = []
-        if self._direct:
-            self._have += count
-        else:
-            self._end += count
-        while (request := self._next()) is not None:
+        scratch, unpack_from, size = self._scratch, self._header.unpack_from, self._header.size
+        start, end = 0, len(self._rest) + count
+        while end - start >= size:
+            magic, flags, command, cookie, offset, length = unpack_from(scratch, start)
+            if magic != self._magic:
+                raise ProtocolError(f"the client sent {magic:#x} where a request begins")
+            request = Request(command, flags, cookie, offset, length)
+            body = start + size
+            if command == _WRITE or (flags & _PAYLOAD_LEN and self._extended):
+                body = self._find_payload(request, body, end)
+                if not body:
+                    break
             requests.append(request)
+            start = body
+        self._rest = bytes(self._view[start:end]) if self._waiting is None else b""
         return requests
 
-    def _next(self) -> Request | None:
-        if self._drop:
-            passed = min(self._drop, self._end - self._start)
-            self._start += passed
-            self._drop -= passed
-            if self._drop:
-                return None
-        if self._waiting is None:
-            request = self._read_header()
-            if request is None:
-                return None
-            if not request.payload:
-                return request
-            self._waiting, self._have = request, 0
-        return self._read_payload(self._waiting)
+    def _payload_came(self, request: Request, count: int) -> list[Request]:
+        self._have += count
+        if self._have < request.length:
+            return []
+        self._waiting = None
+        return [request]
 
-    def _read_header(self) -> Request | None:
-        if self._end - self._start < self._header.size:
-            return None
-        magic, flags, command, cookie, offset, length = self._header.unpack_from(
-            self._buffer, self._start
-        )
-        if magic != self._magic:
-            raise ProtocolError(f"the client sent {magic:#x} where a request begins")
-        self._start += self._header.size
-        carries = command == _WRITE or (self._extended and bool(flags & _PAYLOAD_LEN))
-        if not carries or not length:
-            return Request(command, flags, cookie, offset, length, bytearray())
+    def _find_payload(self, request: Request, start: int, end: int) -> int:
+        """Where the payload that begins at ``start`` ends; 0 if it is not all there.
+
+        A short one is waited for where it is, so that what follows it comes along; a long one gets
+        its own buffer for what is still to come.
+        """
+        length = request.length
         if length > self._max_payload:
             # Passing over it would mean reading on for as long as the client likes.
             raise ProtocolError(f"the client sends {length} bytes at once")
-        return Request(command, flags, cookie, offset, length, bytearray(length))
-
-    def _read_payload(self, request: Request) -> Request | None:
-        want = len(request.payload) - self._have
-        step = min(want, self._end - self._start)
-        if step:
-            source = self._view[self._start : self._start + step]
-            request.payload[self._have : self._have + step] = source
-            self._start += step
-            self._have += step
-        if self._have < len(request.payload):
-            return None
-        self._waiting = None
-        return request
+        stop = start + length
+        if stop <= end:
+            request.payload = self._view[start:stop]
+            return stop
+        if length > _LONG_PAYLOAD:
+            request.payload, request.kept = self._pool.take(length), True
+            self._have = end - start
+            request.payload[: self._have] = self._view[start:end]
+            self._waiting = request
+        return 0
 
 
 class Replies:
@@ -216,17 +239,19 @@ class Replies:
             data,
         ]
 
-    def part(
-        self, request: Request, offset: int, data: bytes | bytearray, *, last: bool
-    ) -> list[bytes | bytearray]:
-        """Some of the bytes a read asked for."""
-        header = self._chunk(request, ChunkType.OFFSET_DATA, 8 + len(data), last=last)
-        return [header + offset.to_bytes(8, "big"), data]
+    def head(self, request: Request) -> bytes:
+        """What comes before all that a read asked for, in a simple reply."""
+        return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, Error.NONE, request.cookie)
 
-    def hole(self, request: Request, offset: int, length: int, *, last: bool) -> list[bytes]:
+    def part(self, request: Request, offset: int, length: int, *, last: bool) -> bytes:
+        """What comes before some of the bytes a read asked for."""
+        header = self._chunk(request, ChunkType.OFFSET_DATA, 8 + length, last=last)
+        return header + offset.to_bytes(8, "big")
+
+    def hole(self, request: Request, offset: int, length: int, *, last: bool) -> bytes:
         """Some of the bytes are zeroes."""
         header = self._chunk(request, ChunkType.OFFSET_HOLE, 12, last=last)
-        return [header + offset.to_bytes(8, "big") + length.to_bytes(4, "big")]
+        return header + offset.to_bytes(8, "big") + length.to_bytes(4, "big")
 
     def status(
         self, request: Request, context: int, runs: Sequence[tuple[int, int]], *, last: bool

@@ -16,13 +16,17 @@ from urllib.parse import quote
 
 from qedasync import Disk
 from qedasync.errors import RequestError, StorageError
+from qedasync.nbd.buffers import BufferPool
 from qedasync.nbd.connection import Connection
 from qedasync.nbd.counters import Counters
 from qedasync.nbd.export import Export
 from qedasync.nbd.handshake import ExportFacts, ServerHandshake
 from qedasync.nbd.opening import Opening
+from qedasync.nbd.requests import SCRATCH_BYTES
 
 __all__ = ["Limits", "Server", "serve"]
+
+_GIVE_UP_SECONDS = 1.0
 
 _log = logging.getLogger("qedasync.nbd")
 
@@ -54,6 +58,7 @@ class Server:
     Attributes:
         exports: by name.
         counters: what it has done.
+        scratch, pool: where what comes from clients lies, and what long requests need.
         tls: the context new clients get; may be replaced while it runs.
     """
 
@@ -69,6 +74,8 @@ class Server:
         self.exports = dict(exports)
         self.limits = limits
         self.counters = Counters()
+        self.scratch = bytearray(SCRATCH_BYTES)
+        self.pool = BufferPool()
         self.tls = tls
         self._facts = _Facts(self.exports)
         self._tls_required = tls_required
@@ -245,6 +252,8 @@ class Server:
             for connection in list(self._connections):
                 connection.abort()
             await asyncio.sleep(0)
+            if self._tasks:  # that waited for a client to read
+                await asyncio.wait(self._tasks, timeout=_GIVE_UP_SECONDS)
             for export in self.exports.values():
                 if not export.readonly and not export.disk.closed:
                     await export.disk.flush()

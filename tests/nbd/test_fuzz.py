@@ -52,6 +52,12 @@ class Wire:
     def is_closing(self) -> bool:
         return self.closed
 
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def pause_reading(self) -> None:
         pass
 

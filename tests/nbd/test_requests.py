@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qedasync.nbd.requests import ProtocolError, RequestReader
+from qedasync.nbd.buffers import BufferPool
+from qedasync.nbd.requests import SCRATCH_BYTES, ProtocolError, RequestReader
 from tests.nbd.talk import request
 
 LARGE = bytes(range(256)) * 1024
@@ -85,3 +86,40 @@ def test_no_request_is_a_protocol_error(first: bytes) -> None:
     reader = RequestReader(extended=False, max_payload=1 << 20)
     with pytest.raises(ProtocolError):
         reader.feed(first + bytes(64))
+
+
+def test_short_payload_still_to_come_does_not_keep_what_follows_from_coming_along() -> None:
+    """The reader asks for all that the socket has, not for the rest of the payload alone."""
+    reader = RequestReader(extended=False, max_payload=1 << 20)
+    write = request(1, 0, 4096, payload=b"w" * 4096)
+    assert reader.feed(write[:100]) == []
+    assert len(reader.get_buffer()) > 4096 + 28
+    first, second = reader.feed(write[100:] + request(0, 512, 512, cookie=2))
+    assert (bytes(first.payload), second.cookie) == (b"w" * 4096, 2)
+
+
+def test_readers_share_a_scratch_buffer() -> None:
+    """Each keeps the beginning of its own request, whoever comes between."""
+    scratch = bytearray(SCRATCH_BYTES)
+    readers = [
+        RequestReader(extended=False, max_payload=1 << 20, scratch=scratch) for _ in range(3)
+    ]
+    streams = [request(1, 0, 1000, cookie=n, payload=bytes([n]) * 1000) for n in range(3)]
+    for reader, stream in zip(readers, streams, strict=True):
+        assert reader.feed(stream[:700]) == []
+    for number, (reader, stream) in enumerate(zip(readers, streams, strict=True)):
+        (one,) = reader.feed(stream[700:])
+        assert (one.cookie, bytes(one.payload)) == (number, bytes([number]) * 1000)
+
+
+def test_kept_payload_outlasts_what_comes_next() -> None:
+    reader = RequestReader(extended=False, max_payload=1 << 20)
+    pool = BufferPool()
+    write = request(1, 0, 5, payload=b"first")
+    reader.get_buffer()[: len(write)] = write
+    (one,) = reader.updated(len(write))
+    one.keep(pool)
+    reader.get_buffer()[: len(write)] = bytes(len(write))
+    assert bytes(one.payload) == b"first"
+    one.release(pool)
+    assert not one.payload

@@ -200,6 +200,65 @@ async def test_slow_client_is_not_read_from_and_stalls_nobody(tmp_path: Path) ->
         assert server.counters.bytes_in_flight <= 4 << 20
 
 
+async def test_more_requests_than_may_be_in_flight_are_all_answered(tmp_path: Path) -> None:
+    limits = nbd.Limits(requests_in_flight=3)
+    writes = [request(1, n << 16, 4, cookie=n, payload=b"data") for n in range(20)]
+    async with (
+        served(tmp_path, limits=limits) as (server, image),
+        raw_client(server, go(b"disk"), *writes) as (reader, _),
+    ):
+        await entered(reader)
+        told = [struct.unpack(">IIQ", await reader.readexactly(16)) for _ in writes]
+        assert sorted(told) == [(0x67446698, 0, n) for n in range(20)]
+        assert await image.pread(4, 19 << 16) == b"data"
+
+
+@pytest.mark.parametrize("structured", [False, True])
+async def test_long_reads_of_a_slow_client_leave_whole_among_short_ones(
+    tmp_path: Path, structured: bool
+) -> None:
+    """A long reply waits for the client, and what is short does not get into the middle of it."""
+    length = 1 << 20
+    reads = [request(0, n << 10, length, cookie=n) for n in range(5)]
+    short = [request(0, 512 * n, 512, cookie=100 + n) for n in range(20)]
+    sent = [*([option(8)] if structured else []), go(b"disk"), *reads]
+    async with served(tmp_path) as (server, image):
+        content = Random(5).randbytes(length + (5 << 10))
+        await image.pwrite(content, 0)
+        async with raw_client(server, *sent) as (reader, writer):
+            await entered(reader)
+            for one in short:
+                writer.write(one)
+                await asyncio.sleep(0)
+            left = {n: (n << 10, length) for n in range(5)}
+            left |= {100 + n: (512 * n, 512) for n in range(20)}
+            while left:
+                if structured:
+                    _, flags, kind, cookie, size = struct.unpack(
+                        ">IHHQI", await reader.readexactly(20)
+                    )
+                    (offset,) = struct.unpack(">Q", await reader.readexactly(8))
+                    assert kind == 1
+                    size -= 8
+                else:
+                    _, _, cookie = struct.unpack(">IIQ", await reader.readexactly(16))
+                    flags, (offset, size) = 1, left[cookie]
+                assert left[cookie][0] == offset
+                assert await reader.readexactly(size) == content[offset : offset + size]
+                left[cookie] = offset + size, left[cookie][1] - size
+                if flags:
+                    assert left.pop(cookie)[1] == 0
+
+
+async def test_long_read_of_a_client_that_has_left_ends(tmp_path: Path) -> None:
+    async with served(tmp_path) as (server, _):
+        async with raw_client(server, go(b"disk"), *[request(0, 0, SIZE)] * 8) as (reader, writer):
+            await entered(reader)
+            await until(lambda: server.counters.in_flight > 0)
+            writer.transport.abort()
+        await until(lambda: not server.counters.in_flight)
+
+
 async def test_client_that_takes_its_time_over_the_handshake_is_hung_up_on(tmp_path: Path) -> None:
     async with (
         served(tmp_path, limits=nbd.Limits(handshake_seconds=0.05)) as (server, _),
