@@ -318,7 +318,7 @@ async def _copy(
     from qedasync.cli.witness import Over, Pace, Witness
     from qedasync.jobs import copy
 
-    new = not wish.has("n") and stat.S_ISREG(os.stat(target.file).st_mode)
+    new = not wish.has("n") and bool(target.file) and stat.S_ISREG(os.stat(target.file).st_mode)
     out = Witness(target.disk, pace=Pace(wish.rate))
     salvaging = _warn if wish.has("salvage") else None
     if wish.has("q") and salvaging:

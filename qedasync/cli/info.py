@@ -16,7 +16,6 @@ from qedasync.cli.common import (
     OUTPUT,
     as_json,
     beside,
-    is_path,
     one_name,
     open_named,
     refuse_object,
@@ -84,7 +83,7 @@ async def _look(parsed: Parsed, name: str) -> list[dict[str, Any]]:
     facts, file = await _facts(await open_named(parsed, name, no_backing=True, check=False))
     found, passed = [facts], {file}
     while parsed.has("backing-chain") and "backing-filename" in facts:
-        path, fmt = _allowed(parsed, file, facts, len(found)), facts.get("backing-filename-format")
+        path, fmt = _allowed(parsed, file, facts), facts.get("backing-filename-format")
         if _is_among(path, passed) or len(passed) > _MAX_CHAIN:
             raise ToolError(f"Backing file '{path}' creates an infinite loop.")
         below = access_from(parsed, no_backing=True, check=False)
@@ -98,7 +97,7 @@ def _is_among(path: str, others: set[str]) -> bool:
     return os.path.realpath(path) in map(os.path.realpath, others)
 
 
-def _allowed(parsed: Parsed, image: str, facts: dict[str, Any], depth: int) -> str:
+def _allowed(parsed: Parsed, image: str, facts: dict[str, Any]) -> str:
     """The path of the backing file that the image names.
 
     Differs from QEMU: it opens whatever the image names.
@@ -107,20 +106,13 @@ def _allowed(parsed: Parsed, image: str, facts: dict[str, Any], depth: int) -> s
         ToolError: the policy does not let us open it.
     """
     import qedasync
-    from qedasync.cli.nodes import explain, policy
+    from qedasync.cli.nodes import admit, explain
 
     name, path = str(facts["backing-filename"]), str(facts["full-backing-filename"])
-    real = os.path.realpath(path)
-    rule = policy(parsed.last("backing"))
-    request = qedasync.BackingRequest(name, real, image, depth)
-    if not is_path(name):
-        allowed = False
-    elif callable(rule):
-        allowed = rule(request)
-    else:
-        allowed = rule == "any" or os.path.dirname(real) == os.path.dirname(os.path.realpath(image))
-    if not allowed:
-        raise ToolError(explain(qedasync.BackingRefused("", name=name), name))
+    try:
+        admit(name, path, image, parsed.last("backing"))
+    except qedasync.BackingRefused as error:
+        raise ToolError(explain(error, name)) from error
     return path
 
 
@@ -141,6 +133,8 @@ async def _facts(node: Node) -> tuple[dict[str, Any], str]:
         # Differs from QEMU: it says false whenever it has opened the image.
         "dirty-flag": qedasync.Features.NEED_CHECK in getattr(disk, "features", ()),
     }
+    if node.format != "qed" and not node.file:
+        del facts["dirty-flag"]  # of a disk over NBD nobody can tell
     await node.close()
     return {key: value for key, value in facts.items() if value is not None}, node.file
 
@@ -155,7 +149,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"disk size: {'unavailable' if actual is None else shown_size(actual)}"
     if "cluster-size" in facts:
         yield f"cluster_size: {facts['cluster-size']}"
-    if facts["dirty-flag"]:
+    if facts.get("dirty-flag"):
         yield "cleanly shut down: no"
     if "backing-filename" in facts:
         name, full = facts["backing-filename"], facts["full-backing-filename"]

@@ -82,6 +82,8 @@ async def _map(parsed: Parsed, name: str, in_json: bool, start: int, length: int
         end = min(start + length, node.disk.size)
         async for runs in _runs(node.disk, start, end):
             printer.add(runs)
+    except ToolError:
+        raise
     except QEDError as error:
         number = getattr(error, "errno", None) or errno.EIO
         raise ToolError(f"Could not read file metadata: {os.strerror(number)}") from error
@@ -146,9 +148,10 @@ class _Printer:
 
     def text(self, runs: list[Extent]) -> str:
         """The lines of some runs."""
-        lines = [
-            _ROW % (run.start, run.length, run.offset, run.path) for run in runs if not run.zero
-        ]
+        shown = [run for run in runs if not run.zero]
+        if None in [run.offset for run in shown]:
+            raise ToolError("File contains external, encrypted or compressed clusters.")
+        lines = [_ROW % (run.start, run.length, run.offset, run.path) for run in shown]
         # Only what lies at the very beginning begins at 0, which C writes without "0x".
         if runs and runs[0].start == 0 and not runs[0].zero:
             lines[0] = lines[0].replace("0x0 ", "0   ", 2 if runs[0].offset == 0 else 1)

@@ -136,6 +136,8 @@ async def _resize_raw(node: Node, size: int, mode: str) -> None:
     if mode == "metadata":
         raise ToolError(f"Unsupported preallocation mode: {mode}")
     old = node.disk.size
+    if not node.file and size != old:
+        raise ToolError("Cannot resize NBD nodes")
     await node.disk.truncate(whole_sectors(size))
     if mode != "off":
         await preallocate(node.disk.path, old, size, mode)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from qedasync.cli.common import beside
 from qedasync.cli.create import create_image, local_name
 from qedasync.cli.nodes import Access, Node, open_node
+from qedasync.cli.nodes.remote import nbd_uri
 from qedasync.cli.options import ToolError
 from qedasync.cli.witness import closing, reason
 from qedasync.errors import ImageLocked, QEDError, StorageError
@@ -63,6 +64,10 @@ async def new_image(wish: NewImage) -> AsyncIterator[Node]:
     """
     if not wish.name:
         raise _refusal(wish, f"Could not create '': {os.strerror(errno.ENOENT)}")
+    if nbd_uri(wish.name):
+        async with _export(wish) as node:
+            yield node
+        return
     path = _path(wish)
     mode = await asyncio.to_thread(_mode, path)
     if mode is not None and not stat.S_ISREG(mode):
@@ -175,5 +180,26 @@ async def _device(wish: NewImage, path: str, mode: int) -> AsyncIterator[Node]:
     async with closing(await open_node(path, "raw", wish.access)) as node:
         if node.disk.size < int(wish.values["size"]):
             raise _refusal(wish, "Cannot grow device files")
+        yield node
+        await flush(node, wish.name)
+
+
+@asynccontextmanager
+async def _export(wish: NewImage) -> AsyncIterator[Node]:
+    """A disk over NBD is there already, as large as it is."""
+    if wish.format != "raw":
+        raise _refusal(wish, "Cannot resize NBD nodes")
+    try:
+        node = await open_node(wish.name, "raw", wish.access)
+    except ToolError as error:
+        why = str(error).removeprefix(f"Could not open '{wish.name}': ")
+        raise _refusal(
+            wish,
+            "Protocol driver 'nbd' does not support image creation, and opening the image failed:"
+            f" {why}",
+        ) from error
+    async with closing(node):
+        if node.disk.size < int(wish.values["size"]):
+            raise _refusal(wish, "Cannot grow NBD nodes")
         yield node
         await flush(node, wish.name)

@@ -180,6 +180,8 @@ async def _truncate_raw(session: Session, length: int, mode: str) -> None:
     old = session.disk.size
     if mode != "off" and length < old:
         raise ToolError("Cannot use preallocation for shrinking files")
+    if not session.node.file and length > old:
+        raise ToolError("Cannot grow NBD nodes")
     with failing("truncate failed"):
         await session.disk.truncate(whole_sectors(length))
     if mode != "off":

@@ -1,37 +1,25 @@
-"""What lies in a file: found by how it begins, and the raw format, which is all or part of it."""
+"""What lies in a file: found by how it begins; the raw format, which is all or part of it, and
+formats that are not ours.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import qedasync
-from qedasync.cli.nodes.layer import Layer
+from qedasync.cli.nodes.layer import FOREIGN, FORMATS, How, Layer
 from qedasync.cli.nodes.values import Options, refuse_rest, size
 from qedasync.cli.options import ToolError
 
-__all__ = ["open_raw_node", "probe", "recorded_backing"]
-
-_FOREIGN = {  # what a file of another format begins with: not to be taken for a raw disk
-    b"QFI\xfb\0\0\0\1": "qcow",
-    b"QFI\xfb": "qcow2",
-    b"KDMV": "vmdk",
-    b"COWD": "vmdk",
-    b"# Disk DescriptorFile": "vmdk",
-    b"conectix": "vpc",
-    b"vhdxfile": "vhdx",
-    b"LUKS\xba\xbe": "luks",
-    b"WithoutFreeSpace": "parallels",
-    b"WithouFreSpacExt": "parallels",
-    b"Bochs Virtual HD Image": "bochs",
-}
-_VDI_OFFSET, _VDI = 64, b"\x7f\x10\xda\xbe"
+__all__ = ["open_foreign", "open_raw_node", "probe", "recorded_backing"]
 
 
 async def probe(storage: qedasync.Storage) -> str:
     """The format by what the file begins with.
 
     Raises:
-        ToolError: it is one that we do not know: no raw disk, whatever it is.
+        ToolError: it is one that nobody here can open: no raw disk, whatever it is.
     """
     head = bytearray(512)
     try:
@@ -40,14 +28,36 @@ async def probe(storage: qedasync.Storage) -> str:
         raise ToolError(
             f"Could not read image for determining its format: {error.strerror}"
         ) from error
-    if head.startswith(b"QED\0"):
-        return "qed"
-    found = [driver for magic, driver in _FOREIGN.items() if head.startswith(magic)]
-    if head.startswith(_VDI, _VDI_OFFSET):
-        found.append("vdi")
-    if found:
-        raise ToolError(f"Unknown driver '{found[0]}'")
-    return "raw"
+    found = qedasync.identify(head)
+    if found not in FORMATS + FOREIGN:
+        raise ToolError(f"Unknown driver '{found}'")
+    return found
+
+
+async def open_foreign(driver: str, below: Layer, how: How, backing: Any) -> Layer:
+    """An image of another format for reading, by means of qemu-nbd; the file below is closed.
+
+    Args:
+        backing: which files it may name; False leaves its backing file closed.
+
+    Raises:
+        ToolError, QEDError: it cannot be opened, or not in this way.
+    """
+    if how.writable:
+        raise ToolError(f"{driver} images are opened for reading only")
+    if below.driver not in ("file", "host_device"):
+        raise ToolError(f"{driver} images are opened only where they are files")
+    from qedasync import nbd
+
+    disk = await nbd.foreign(below.file, driver, backing=backing, lock=not how.force_share)
+    await below.storage.close()
+    return replace(
+        below,
+        driver=driver,
+        storage=qedasync.DiskStorage(disk),
+        options={"driver": driver, "file": below.options},
+        disk=disk,
+    )
 
 
 def open_raw_node(below: Layer, options: Options) -> Layer:

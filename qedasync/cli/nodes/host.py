@@ -1,4 +1,4 @@
-"""Protocol nodes that end a stack: a file of the host, or somebody else's disk over NBD."""
+"""The node that ends a stack: a file of the host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qedasync.cli.nodes.layer import How, Layer
 from qedasync.cli.nodes.values import Options, choice, flag, number, refuse_rest, text
 from qedasync.cli.options import ToolError
 
-__all__ = ["open_host", "open_nbd"]
+__all__ = ["open_host"]
 
 
 async def open_host(driver: str, options: Options, how: How, *, info_only: bool) -> Layer:
@@ -100,18 +100,3 @@ def _lock_message(error: qedasync.ImageLocked, path: str) -> str:
         return "Failed to lock byte 100"
     shared = "" if "forbids this use" in said else "shared "
     return f'Failed to get {shared}"write" lock Is another process using the image [{path}]?'
-
-
-async def open_nbd(options: Options) -> Layer:
-    """Connect to an NBD server.
-
-    Raises:
-        ToolError, QEDError: that failed.
-    """
-    from qedasync import nbd
-
-    uri = text(options.pop("uri", None)) or ""
-    refuse_rest("nbd", options, protocol=True)
-    client = await nbd.connect(uri)
-    opened = {"driver": "nbd", "uri": uri}
-    return Layer("nbd", qedasync.DiskStorage(client), opened, client.path.removesuffix("/"), None)

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from qedasync.cli.nodes.blkdebug import BlkdebugStorage
     from qedasync.cli.nodes.debugger import Debugger
 
-__all__ = ["CACHES", "FORMATS", "PROTOCOLS", "How", "Layer", "filename_of"]
+__all__ = ["CACHES", "FOREIGN", "FORMATS", "PROTOCOLS", "How", "Layer", "filename_of"]
 
 FORMATS = ("qed", "raw")
+FOREIGN = ("qcow2", "vmdk", "vdi", "vhdx", "vpc", "qcow", "parallels")  # by means of qemu-nbd
 PROTOCOLS = ("file", "host_device", "host_cdrom", "blkdebug", "nbd")
 
 Cache: TypeAlias = Literal["writeback", "writethrough", "unsafe"]

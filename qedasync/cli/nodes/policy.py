@@ -6,13 +6,16 @@ import errno
 import fnmatch
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import qedasync
-from qedasync.cli.common import beside, is_path
+from qedasync.cli.common import FORMATS, beside, is_path
+from qedasync.cli.nodes.remote import nbd_uri
 from qedasync.cli.options import ToolError
 
-__all__ = ["admit", "errno_of", "explain", "policy"]
+__all__ = ["admit", "errno_of", "explain", "gate", "policy"]
+
+Gate: TypeAlias = Callable[[qedasync.BackingRequest], bool]
 
 _FORMAT_ERRORS = {
     "magic": "Image not in QED format",
@@ -32,13 +35,15 @@ def policy(word: str | None) -> Any:
     Raises:
         ToolError: there is no such policy.
     """
+    rule = gate(word)
+    return "auto" if rule is _is_beside else _opener(rule)
+
+
+def gate(word: str | None) -> Gate:
+    """The same as a function that lets names pass, or not."""
     word = word or os.environ.get("QEDASYNC_BACKING") or "same-dir"
-    if word == "deny":
-        return _nothing
-    if word == "same-dir":
-        return "auto"
-    if word == "any":
-        return "any"
+    if word in _GATES:
+        return _GATES[word]
     if word.startswith("allow:"):
         return _allow(word.removeprefix("allow:"))
     raise ToolError(f"Invalid backing policy '{word}'; use deny, same-dir, allow:GLOB or any")
@@ -48,19 +53,41 @@ def _nothing(request: qedasync.BackingRequest) -> bool:
     return False
 
 
-def _allow(pattern: str) -> Callable[[qedasync.BackingRequest], bool]:
+def _is_beside(request: qedasync.BackingRequest) -> bool:
+    return request.is_beside
+
+
+def _anything(request: qedasync.BackingRequest) -> bool:
+    return True
+
+
+_GATES: dict[str, Gate] = {"deny": _nothing, "same-dir": _is_beside, "any": _anything}
+
+
+def _allow(pattern: str) -> Gate:
     """Files whose path, or the name for them, is like the pattern; and those of the directory."""
 
     def allow(request: qedasync.BackingRequest) -> bool:
         names = (request.path, request.name)
-        return _is_beside(request) or any(fnmatch.fnmatchcase(name, pattern) for name in names)
+        return request.is_beside or any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
     return allow
 
 
-def _is_beside(request: qedasync.BackingRequest) -> bool:
-    directory = os.path.dirname(os.path.realpath(request.image_path))
-    return os.path.dirname(request.path) == directory
+def _opener(rule: Gate) -> Callable[[qedasync.BackingRequest], Any]:
+    """A policy that also opens what only others can: NBD's names, and other formats."""
+
+    async def decide(request: qedasync.BackingRequest) -> Any:
+        if not rule(request):
+            return False
+        uri = None if request.path else nbd_uri(request.name)
+        if not uri and (not request.path or request.format in (None, *FORMATS)):
+            return True
+        from qedasync import nbd
+
+        return await (nbd.connect(uri) if uri else nbd.backing(rule)(request))
+
+    return decide
 
 
 def admit(name: str, path: str, image: str, word: str | None) -> None:
@@ -73,13 +100,10 @@ def admit(name: str, path: str, image: str, word: str | None) -> None:
     Raises:
         BackingRefused: the policy forbids it.
     """
-    rule = policy(word)
-    request = qedasync.BackingRequest(name, os.path.realpath(path), image, 1)
-    if callable(rule):
-        allowed = rule(request)
-    else:
-        allowed = rule == "any" or _is_beside(request)
-    if not allowed or not is_path(name.removeprefix("file:")):
+    is_file = is_path(name.removeprefix("file:"))
+    real = os.path.realpath(path) if is_file else ""
+    allowed = gate(word)(qedasync.BackingRequest(name, real, image, 1))
+    if not allowed or not (is_file or nbd_uri(name)):
         raise qedasync.BackingRefused("", name=name)
 
 
@@ -106,7 +130,7 @@ def explain(error: qedasync.QEDError, name: str, image: str = "") -> str:
 def _why_not(error: qedasync.BackingError, image: str) -> str:
     cause, path = error.__cause__, beside(image, error.name).removeprefix("file:")
     if isinstance(cause, qedasync.FormatError):
-        return explain(cause, path)
+        return _foreign(error.name) if cause.field == "format" else explain(cause, path)
     if error.errno == errno.EISDIR:
         return f"'file' driver requires '{path}' to be a regular file"
     why = explain(cause, path) if isinstance(cause, qedasync.QEDError) else ""
@@ -114,8 +138,15 @@ def _why_not(error: qedasync.BackingError, image: str) -> str:
     return f"Could not open '{path}': {why}"
 
 
+def _foreign(name: str) -> str:
+    return (
+        f"'{name}' is an image of another format; --backing any, or --backing 'allow:{name}',"
+        " opens it by means of qemu-nbd"
+    )
+
+
 def _refusal(name: str) -> str:
-    if not is_path(name.removeprefix("file:")):
+    if not is_path(name.removeprefix("file:")) and not nbd_uri(name):
         return (
             f"the backing file '{name}' is not a plain path; no policy of --backing allows it,"
             " but --image-opts can name another one"

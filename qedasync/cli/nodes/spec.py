@@ -22,6 +22,7 @@ _PREFIXES = {
     "host_cdrom": "host_cdrom",
     "blkdebug": "blkdebug",
     "nbd": "nbd",
+    "nbd+tcp": "nbd",
     "nbd+unix": "nbd",
     "nbds": "nbd",
     "nbds+unix": "nbd",
@@ -140,13 +141,8 @@ def _take_blkdebug(name: str, options: Options) -> None:
 
 
 def _take_nbd(name: str, options: Options) -> None:
-    if re.match(r"nbds?(\+unix)?://", name):
-        options["uri"] = name
-        return
-    if not name.startswith("nbd:"):
-        raise ToolError("File name string for NBD must start with 'nbd:'")
-    host, _, export = name.removeprefix("nbd:").partition(":exportname=")
-    if host.startswith("unix:"):
-        options["uri"] = f"nbd+unix:///{export}?socket={host.removeprefix('unix:')}"
-    else:
-        options["uri"] = f"nbd://{host}/{export}"
+    from qedasync.cli.nodes.remote import nbd_options
+
+    if {"host", "port", "path"} & set(options):
+        raise ToolError("host/port/path and file names may not be specified at the same time")
+    options.update(nbd_options(name))

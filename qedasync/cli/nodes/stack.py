@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import qedasync
 from qedasync.cli.common import beside
-from qedasync.cli.nodes.formats import open_raw_node, probe, recorded_backing
-from qedasync.cli.nodes.host import open_host, open_nbd
-from qedasync.cli.nodes.layer import CACHES, FORMATS, PROTOCOLS, How, Layer
-from qedasync.cli.nodes.policy import admit, explain, policy
+from qedasync.cli.nodes.formats import open_foreign, open_raw_node, probe, recorded_backing
+from qedasync.cli.nodes.host import open_host
+from qedasync.cli.nodes.layer import CACHES, FOREIGN, FORMATS, PROTOCOLS, How, Layer
+from qedasync.cli.nodes.policy import admit, explain, gate, policy
 from qedasync.cli.nodes.spec import parse_json, protocol_of, take_name
 from qedasync.cli.nodes.values import Options, choice, extract, flag, refuse_rest, text
 from qedasync.cli.options import ToolError
@@ -85,7 +85,7 @@ class Stack:
         driver = options.pop("driver", None)
         if not isinstance(driver, str):
             driver = None
-        elif driver not in FORMATS and driver not in PROTOCOLS:
+        elif driver not in FORMATS + FOREIGN + PROTOCOLS:
             raise ToolError(f"Unknown driver '{driver}'")
         if driver in PROTOCOLS or (protocol and driver is None):
             return await self._open_protocol(driver, name, options, how)
@@ -107,7 +107,9 @@ class Stack:
         if driver == "blkdebug":
             return await self._open_blkdebug(options, how), how
         if driver == "nbd":
-            return await open_nbd(options), how
+            from qedasync.cli.nodes.remote import open_nbd
+
+            return await open_nbd(options, how), how
         info_only = self._access.no_backing
         return await open_host(driver, options, how, info_only=info_only), how
 
@@ -192,6 +194,11 @@ class Stack:
                 if not self._access.no_backing and _backing_keys(options):
                     raise ToolError("Driver doesn't support backing files")
                 layer = open_raw_node(below, options)
+            elif driver in FOREIGN:
+                refuse_rest(driver, options, protocol=False)
+                alone = absent or self._access.no_backing
+                allowed = False if alone else gate(self._access.backing)
+                layer = await open_foreign(driver, below, how, allowed)
             else:
                 layer = await self._qed(below, options, how, absent=absent)
             opened.pop_all()

@@ -79,8 +79,22 @@ async def test_backing_file_that_it_does_not_is_refused_with_file_and_option(
     assert "\n" not in said
 
 
-async def test_url_is_refused_whatever_the_policy(images: Path) -> None:
-    with pytest.raises(ToolError, match=r"'nbd://127.0.0.1:1/x' is not a plain path; no policy"):
+@pytest.mark.parametrize("word", ["same-dir", "deny", "allow:*.raw"])
+async def test_nbd_uri_is_refused_unless_the_policy_allows_it(images: Path, word: str) -> None:
+    with pytest.raises(ToolError, match=r"'nbd://127.0.0.1:1/x' is not allowed by the policy"):
+        await first_byte(images / "url.qed", word)
+
+
+@pytest.mark.parametrize("word", ["any", "allow:nbd://127.0.0.1:*"])
+async def test_nbd_uri_that_the_policy_allows_is_connected_to(images: Path, word: str) -> None:
+    with pytest.raises(ToolError, match=r"Could not open backing file: .*Connect"):
+        await first_byte(images / "url.qed", word)
+
+
+async def test_other_url_is_refused_whatever_the_policy(images: Path) -> None:
+    async with qedasync.open(images / "url.qed", "r+", backing=False) as image:
+        await image.change_backing_file("http://127.0.0.1:1/x", "raw")
+    with pytest.raises(ToolError, match=r"'http://127.0.0.1:1/x' is not a plain path; no policy"):
         await first_byte(images / "url.qed", "any")
 
 

@@ -56,6 +56,14 @@ def test_json_name_of_no_object_is_refused() -> None:
         parse_json("json:[]")
 
 
+def _inet(host: str, port: str) -> dict[str, str]:
+    return {"server.type": "inet", "server.host": host, "server.port": port}
+
+
+def _unix(path: str) -> dict[str, str]:
+    return {"server.type": "unix", "server.path": path}
+
+
 @pytest.mark.parametrize(
     ("name", "driver", "options"),
     [
@@ -67,10 +75,14 @@ def test_json_name_of_no_object_is_refused() -> None:
         ("host_cdrom:/dev/x", "host_cdrom", {"filename": "/dev/x"}),
         ("blkdebug::a", "blkdebug", {"x-image": "a"}),
         ("blkdebug:c:file:a", "blkdebug", {"config": "c", "x-image": "file:a"}),
-        ("nbd://h/x", "nbd", {"uri": "nbd://h/x"}),
-        ("nbd:h:1", "nbd", {"uri": "nbd://h:1/"}),
-        ("nbd:h:1:exportname=x", "nbd", {"uri": "nbd://h:1/x"}),
-        ("nbd:unix:/s:exportname=x", "nbd", {"uri": "nbd+unix:///x?socket=/s"}),
+        ("nbds://h/x", "nbd", {"uri": "nbds://h/x"}),
+        ("nbd://h/x", "nbd", {**_inet("h", "10809"), "export": "x"}),
+        ("nbd+tcp://[::1]:7", "nbd", _inet("::1", "7")),
+        ("nbd+unix:///a%20b?socket=/s", "nbd", {**_unix("/s"), "export": "a b"}),
+        ("nbd:h:1", "nbd", _inet("h", "1")),
+        ("nbd:[::1]:1", "nbd", _inet("::1", "1")),
+        ("nbd:h:1:exportname=x", "nbd", {**_inet("h", "1"), "export": "x"}),
+        ("nbd:unix:/s:exportname=x", "nbd", {**_unix("/s"), "export": "x"}),
     ],
 )
 def test_name_leads_to_a_protocol(name: str, driver: str, options: Options) -> None:

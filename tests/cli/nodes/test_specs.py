@@ -544,7 +544,7 @@ def test_format_of_the_command_line_counts_before_that_of_a_json_name(
     twins.run(["info", "-f", fmt, "json:{'driver':'qed','file':{'filename':'a.qed'}}"], files=False)
 
 
-@pytest.mark.parametrize("driver", ["qcow2", "vmdk", "http", "throttle", "null-co", "copy-on-read"])
+@pytest.mark.parametrize("driver", ["luks", "dmg", "http", "throttle", "null-co", "copy-on-read"])
 def test_driver_that_we_lack_is_unknown(driver: str, twins: Twins) -> None:
     name = f"json:{{'driver':'{driver}','file.filename':'a.qed'}}"
     said = twins.ours(["info", name])
@@ -567,5 +567,6 @@ def test_image_of_another_format_is_not_taken_for_a_raw_disk(fmt: str, tmp_path:
     twins.theirs(f"create -f {fmt} x 8M")
     (twins.mine / "x").write_bytes((twins.real / "x").read_bytes())
     said = twins.ours("info x")
-    assert (said.code, said.err) == (1, f"qemu-img: Could not open 'x': Unknown driver '{fmt}'\n")
+    facts = twins.theirs("info x").out.split("disk size")[0]
+    assert (said.code, said.out.split("disk size")[0]) == (0, facts)
     assert twins.ours("info -f raw x").code == 0
