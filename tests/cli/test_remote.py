@@ -205,6 +205,27 @@ def test_io_over_nbd_does_what_qemu_io_does(words: str, writing: Twins) -> None:
     writing.run(words, tool="qemu-io", filter=without_times)
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("server.type=vsock,server.cid=1,server.port=2", "NBD over 'vsock' is not supported"),
+        ("server.type=fd,server.str=3", "NBD over 'fd' is not supported"),
+        ("path=s,x-dirty-bitmap=x", "Block protocol 'nbd' doesn't support the option"),
+        ("path=s,tls-creds=x", "No TLS credentials with id 'x'"),
+    ],
+)
+def test_nbd_option_that_we_lack_is_refused(options: str, why: str, reading: Twins) -> None:
+    said = reading.ours(f"info --image-opts driver=nbd,{options}")
+    assert said.code == 1
+    assert why in said.err
+
+
+def test_export_is_not_created(reading: Twins) -> None:
+    said = reading.ours(f"create -f raw {RAW} 1M")
+    assert said.code == 1
+    assert "Unknown protocol 'nbd+unix'" in said.err
+
+
 def test_bench_over_nbd_runs(reading: Twins) -> None:
     said = reading.ours(f"bench -f raw -c 100 {RAW}")
     assert said.code == 0
