@@ -22,6 +22,7 @@ from qedasync.cli.common import (
     wants_json,
 )
 from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, parse
+from qedasync.cli.run import run_async, run_at_once
 
 if TYPE_CHECKING:
     from qedasync.cli.nodes import Node
@@ -62,13 +63,7 @@ def main(words: Sequence[str]) -> int:
     parsed = parse(VERB, words)
     refuse_object(parsed)
     name, in_json = one_name(parsed), wants_json(parsed)
-
-    import asyncio
-
-    from qedasync.cli.run import run_async
-
-    # So little to do: uvloop would take longer to load than it saves.
-    found = run_async(_look(parsed, name), asyncio.new_event_loop)
+    found = _found(parsed, name)
     if not in_json:
         print("\n\n".join("\n".join(_lines(facts)) for facts in found))
     else:
@@ -76,18 +71,28 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-async def _look(parsed: Parsed, name: str) -> list[dict[str, Any]]:
+def _found(parsed: Parsed, name: str) -> list[dict[str, Any]]:
+    """What :func:`_look` finds; with an event loop only where it has to be."""
+    from qedasync.cli.nodes import LoopNeeded
+
+    try:
+        return run_at_once(_look(parsed, name, at_once=True))
+    except LoopNeeded:
+        return run_async(_look(parsed, name, at_once=False), brief=True)
+
+
+async def _look(parsed: Parsed, name: str, *, at_once: bool) -> list[dict[str, Any]]:
     """The facts about the image and, if asked for, the files below it."""
     from qedasync.cli.nodes import access_from, open_node
 
-    facts, file = await _facts(await open_named(parsed, name, no_backing=True, check=False))
+    wish = {"no_backing": True, "check": False, "at_once": at_once}
+    facts, file = await _facts(await open_named(parsed, name, **wish))
     found, passed = [facts], {file}
     while parsed.has("backing-chain") and "backing-filename" in facts:
         path, fmt = _allowed(parsed, file, facts), facts.get("backing-filename-format")
         if _is_among(path, passed) or len(passed) > _MAX_CHAIN:
             raise ToolError(f"Backing file '{path}' creates an infinite loop.")
-        below = access_from(parsed, no_backing=True, check=False)
-        facts, file = await _facts(await open_node(path, fmt, below))
+        facts, file = await _facts(await open_node(path, fmt, access_from(parsed, **wish)))
         found.append(facts)
         passed.add(file)
     return found

@@ -1,14 +1,28 @@
-"""An early start: what ``--version``, ``help`` and ``info`` import, and what they must not."""
+"""An early start: what each verb imports, and what it must not."""
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-HEAVY = {"aiofiles", "argparse", "asyncio", "html", "json", "rich", "ssl", "unittest", "uvloop"}
+import qedasync
+
+HEAVY = {
+    "aiofiles",
+    "argparse",
+    "asyncio",
+    "ctypes",
+    "html",
+    "json",
+    "rich",
+    "ssl",
+    "unittest",
+    "uvloop",
+}
 
 
 def imported(words: list[str], folder: Path) -> set[str]:
@@ -35,6 +49,11 @@ def test_help_and_version_need_no_heavy_module(words: list[str], tmp_path: Path)
     assert len(modules) < 130
 
 
+@pytest.mark.parametrize("words", [["--version"], ["info", "-h"], ["check", "--help"]])
+def test_one_verb_is_described_without_data_classes(words: list[str], tmp_path: Path) -> None:
+    assert imported(words, tmp_path) & (HEAVY | {"dataclasses", "inspect"}) == set()
+
+
 def test_version_needs_next_to_nothing(tmp_path: Path) -> None:
     ours = {name for name in imported(["--version"], tmp_path) if name.startswith("qedasync")}
     assert ours <= {
@@ -47,8 +66,89 @@ def test_version_needs_next_to_nothing(tmp_path: Path) -> None:
     }
 
 
-def test_info_loads_no_more_than_it_needs(tmp_path: Path) -> None:
+# What no verb needs before it has much to do.
+NEVER = {"aiofiles", "argparse", "rich", "unittest", "hashlib"}
+# What only a check, a job on a chain, a server or a benchmark needs.
+OTHERS = ("qedasync.check", "qedasync.chain", "qedasync.nbd", "qedasync.bench")
+ENGINE = ("qedasync.engine.core", "qedasync.image", "qedasync.raw", "qedasync.storage.workers")
+
+
+@pytest.fixture
+def disks(tmp_path: Path) -> Path:
+    """A folder with an image, an overlay on it, and a raw disk."""
+
+    async def make() -> None:
+        await qedasync.create(tmp_path / "x.qed", "1M")
+        await qedasync.create(tmp_path / "top.qed", backing_file="x.qed")
+
+    asyncio.run(make())
     (tmp_path / "x.raw").write_bytes(bytes(512))
-    modules = imported(["info", "x.raw"], tmp_path)
-    assert modules & {"aiofiles", "argparse", "json", "rich", "uvloop"} == set()
-    assert not any(name.startswith(("qedasync.jobs", "qedasync.bench")) for name in modules)
+    return tmp_path
+
+
+def of(modules: set[str], packages: tuple[str, ...]) -> set[str]:
+    """Those of the modules that are in the packages."""
+    return {name for name in modules if f"{name}.".startswith(tuple(f"{p}." for p in packages))}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["x.qed"],
+        ["x.raw"],
+        ["-f", "raw", "x.qed"],
+        ["-U", "x.qed"],
+        ["--output=json", "x.qed"],
+        ["--backing-chain", "top.qed"],
+        ["file:x.qed"],
+        ["--image-opts", "driver=qed,file.filename=x.qed"],
+        ['json:{"driver":"raw","file":{"filename":"x.raw"}}'],
+    ],
+)
+def test_info_needs_neither_loop_nor_engine(words: list[str], disks: Path) -> None:
+    modules = imported(["info", *words], disks)
+    assert modules & (NEVER | {"asyncio", "ctypes", "ssl", "uvloop"}) == set()
+    assert of(modules, (*OTHERS, *ENGINE, "qedasync.jobs")) == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["blkdebug::x.qed"],
+        ["--image-opts", "driver=raw,file.driver=qed,file.file.filename=x.qed"],
+    ],
+)
+def test_info_of_what_needs_a_loop_takes_one(words: list[str], disks: Path) -> None:
+    modules = imported(["info", *words], disks)
+    assert "asyncio" in modules
+    assert modules & (NEVER | {"uvloop"}) == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["create", "-f", "qed", "new.qed", "1M"],
+        ["resize", "x.qed", "+1M"],
+        ["measure", "-O", "qed", "--size", "1M"],
+        ["measure", "-O", "qed", "x.raw"],
+        ["snapshot", "-l", "x.qed"],
+        ["map", "top.qed"],
+        ["compare", "x.qed", "top.qed"],
+    ],
+    ids=" ".join,
+)
+def test_verb_loads_no_more_than_it_needs(words: list[str], disks: Path) -> None:
+    modules = imported(words, disks)
+    assert modules & NEVER == set()
+    assert of(modules, OTHERS) == set()
+    assert "uvloop" not in modules or words[0] in ("map", "compare")
+
+
+def test_check_loads_no_more_than_it_needs(disks: Path) -> None:
+    modules = imported(["check", "x.qed"], disks)
+    assert modules & NEVER == set()
+    assert of(modules, ("qedasync.chain", "qedasync.nbd", "qedasync.bench")) == set()
+
+
+def test_create_without_a_backing_file_needs_no_engine(disks: Path) -> None:
+    assert of(imported(["create", "-f", "qed", "new.qed", "1M"], disks), ENGINE[:3]) == set()

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 
 import qedasync
-from qedasync.cli.nodes.layer import How, Layer
+from qedasync.cli.nodes.layer import How, Layer, LoopNeeded
 from qedasync.cli.nodes.values import Options, choice, flag, number, refuse_rest, text
 from qedasync.cli.options import ToolError
 
 __all__ = ["open_host"]
 
 
-async def open_host(driver: str, options: Options, how: How, *, info_only: bool) -> Layer:
+async def open_host(
+    driver: str, options: Options, how: How, *, info_only: bool, at_once: bool = False
+) -> Layer:
     """Open a file as ``file``, ``host_device`` or ``host_cdrom``.
 
     Args:
         options: the node's own; all are taken.
         info_only: nobody reads the guest's data: other readers and writers may be there.
+        at_once: no event loop runs.
 
     Raises:
         ToolError: it cannot be opened; in QEMU's words.
@@ -30,9 +34,7 @@ async def open_host(driver: str, options: Options, how: How, *, info_only: bool)
     _check_kind(driver, path, how)
     role = _role(how, info_only) if locks else None
     try:
-        storage = await qedasync.open_storage(
-            path, writable=how.writable, direct=how.direct, lock=role
-        )
+        storage = await (_open_blocking if at_once else _open)(path, how, role)
         taken = os.stat(path).st_blocks * 512
     except qedasync.ImageLocked as error:
         raise ToolError(_lock_message(error, path)) from error
@@ -47,6 +49,16 @@ async def open_host(driver: str, options: Options, how: How, *, info_only: bool)
         raise
     opened = {"driver": driver, "filename": path}
     return Layer(driver, storage, opened, path, taken, file=path)
+
+
+async def _open(path: str, how: How, role: qedasync.LockRole | None) -> qedasync.Storage:
+    return await qedasync.open_storage(path, writable=how.writable, direct=how.direct, lock=role)
+
+
+async def _open_blocking(path: str, how: How, role: qedasync.LockRole | None) -> qedasync.Storage:
+    if sys.platform != "linux" or how.direct:
+        raise LoopNeeded
+    return qedasync.BlockingStorage.open(path, writable=how.writable, lock=role)
 
 
 def _take_host(options: Options, how: How) -> bool:

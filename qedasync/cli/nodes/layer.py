@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from qedasync.cli.nodes.blkdebug import BlkdebugStorage
     from qedasync.cli.nodes.debugger import Debugger
 
-__all__ = ["CACHES", "FOREIGN", "FORMATS", "PROTOCOLS", "How", "Layer", "filename_of"]
+__all__ = ["CACHES", "FOREIGN", "FORMATS", "PROTOCOLS", "How", "Layer", "LoopNeeded", "filename_of"]
 
 FORMATS = ("qed", "raw")
 FOREIGN = ("qcow2", "vmdk", "vdi", "vhdx", "vpc", "qcow", "parallels")  # by means of qemu-nbd
@@ -27,6 +27,10 @@ CACHES = {  # word -> (past the page cache, every write durable, flushes)
     "directsync": (True, True, True),
     "writethrough": (False, True, True),
 }
+
+
+class LoopNeeded(Exception):
+    """A node cannot be opened without an event loop."""
 
 
 @dataclass(frozen=True, slots=True)

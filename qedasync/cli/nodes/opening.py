@@ -33,6 +33,8 @@ class Access:
         write_backing: open a backing file that the options give for writing, too.
         copy_on_read: what is read from a backing file is written to the image.
         check: repair an image that was not closed cleanly, before the first write.
+        at_once: no event loop runs, and nobody reads what is in the disk: it is opened as
+            :class:`qedasync.DiskFacts`.
     """
 
     writable: bool = False
@@ -43,6 +45,7 @@ class Access:
     write_backing: bool = False
     copy_on_read: bool = False
     check: bool = True
+    at_once: bool = False
 
 
 @dataclass(slots=True)
@@ -92,6 +95,7 @@ async def open_node(
 
     Raises:
         ToolError: it cannot be opened; in QEMU's words.
+        LoopNeeded: nor at once.
 
     Cancellation: nothing stays open.
     """

@@ -6,7 +6,6 @@ Names become options first: ``server.type``, ``server.path`` or ``server.host`` 
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import re
@@ -206,6 +205,8 @@ async def _connect(uri: str, patience: int, reconnect: int) -> nbd.Client:
         ToolError: nobody is there, in QEMU's words.
         StorageError: the server does not want us.
     """
+    import asyncio  # late: info of a plain file needs none
+
     from qedasync import nbd
 
     loop = asyncio.get_running_loop()

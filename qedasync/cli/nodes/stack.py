@@ -16,7 +16,7 @@ import qedasync
 from qedasync.cli.common import beside
 from qedasync.cli.nodes.formats import open_foreign, open_raw_node, probe, recorded_backing
 from qedasync.cli.nodes.host import open_host
-from qedasync.cli.nodes.layer import CACHES, FOREIGN, FORMATS, PROTOCOLS, How, Layer
+from qedasync.cli.nodes.layer import CACHES, FOREIGN, FORMATS, PROTOCOLS, How, Layer, LoopNeeded
 from qedasync.cli.nodes.policy import admit, explain, gate, policy
 from qedasync.cli.nodes.spec import parse_json, protocol_of, take_name
 from qedasync.cli.nodes.values import Options, choice, extract, flag, refuse_rest, text
@@ -51,11 +51,14 @@ class Stack:
 
         Raises:
             ToolError, QEDError: it cannot be opened; nothing stays open.
+            LoopNeeded: nor at once.
         """
         access = self._access
         direct, through, flushes = CACHES[access.cache]
         how = How(access.writable, direct, through, flushes, access.force_share)
         layer, own = await self._open(name, options, how, protocol=False)
+        if access.at_once:
+            return layer, layer.disk or qedasync.DiskFacts.of_raw(layer.storage, layer.file)
         if access.copy_on_read and access.writable:
             _copy_on_read(layer)
         if own.writable and not _has_whole_blocks(layer):
@@ -104,14 +107,19 @@ class Stack:
         if name is not None:
             take_name(driver, name, options)
         how = self._take_generic(options, how)
+        if self._access.at_once and driver in ("blkdebug", "nbd"):
+            raise LoopNeeded
         if driver == "blkdebug":
             return await self._open_blkdebug(options, how), how
         if driver == "nbd":
             from qedasync.cli.nodes.remote import open_nbd
 
             return await open_nbd(options, how), how
-        info_only = self._access.no_backing
-        return await open_host(driver, options, how, info_only=info_only), how
+        access = self._access
+        layer = await open_host(
+            driver, options, how, info_only=access.no_backing, at_once=access.at_once
+        )
+        return layer, how
 
     async def _open_blkdebug(self, options: Options, how: How) -> Layer:
         from qedasync.cli.nodes.blkdebug import BlkdebugStorage
@@ -169,6 +177,9 @@ class Stack:
             return None
         layer, own_how = await self._open(name, own, how, protocol=True)
         if layer.disk is not None:
+            if self._access.at_once:
+                await layer.disk.close()
+                raise LoopNeeded
             layer.storage = qedasync.DiskStorage(await _as_disk(layer, own_how))
         return layer
 
@@ -195,6 +206,8 @@ class Stack:
                     raise ToolError("Driver doesn't support backing files")
                 layer = open_raw_node(below, options)
             elif driver in FOREIGN:
+                if self._access.at_once:
+                    raise LoopNeeded
                 refuse_rest(driver, options, protocol=False)
                 alone = absent or self._access.no_backing
                 allowed = False if alone else gate(self._access.backing)
@@ -270,15 +283,7 @@ class Stack:
         if absent:
             opened["backing"] = None
         try:
-            disk = await qedasync.open(
-                path,
-                how.mode,
-                cache=below.cache(how),
-                storage=below.storage,
-                lock=not how.force_share,
-                check="auto" if self._access.check else "never",
-                backing=backing,
-            )
+            disk = await self._open_image(path, below, how, backing)
         except qedasync.BackingError as error:
             raise ToolError(explain(error, path)) from error
         except qedasync.StorageError as error:
@@ -291,6 +296,19 @@ class Stack:
             options=opened,
             exact=exact,
             cluster_size=disk.cluster_size,
+        )
+
+    async def _open_image(self, path: str, below: Layer, how: How, backing: Any) -> Any:
+        if self._access.at_once:
+            return await qedasync.DiskFacts.of_image(below.storage, path)
+        return await qedasync.open(
+            path,
+            how.mode,
+            cache=below.cache(how),
+            storage=below.storage,
+            lock=not how.force_share,
+            check="auto" if self._access.check else "never",
+            backing=backing,
         )
 
     async def _backing(
