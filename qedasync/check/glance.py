@@ -1,7 +1,7 @@
 """A quick look at an image that is most likely sound: it tells whether anything is wrong, not what.
 
-Nobody asks of a cluster that is marked whether it was marked before. In the end there are either as
-many marks as clusters that have been named, or some were named twice.
+Of clusters that lie here and there nobody asks whether they were marked before. In the end there
+are either as many marks as clusters that have been named, or some were named twice.
 """
 
 from __future__ import annotations
@@ -79,12 +79,16 @@ class Glance(Walk):
 
     async def end_window(self, marks: Marks | Flags, scanner: Scanner) -> None:
         assert isinstance(marks, Flags)
+        in_use = self.geometry.header_size + self.used(scanner)
+        if marks.is_blind and await self._count(marks) != in_use:
+            raise _Doubt
+        self.marks = marks
+        self.allocated, self.fragmented = scanner.allocated, scanner.fragmented
+
+    async def _count(self, marks: Flags) -> int:
         n = 0
         for some in marks.counts():
             n += some
             if self.pacer.due():
                 await self.pacer.pause()
-        if n != self.geometry.header_size + self.used(scanner):
-            raise _Doubt
-        self.marks = marks
-        self.allocated, self.fragmented = scanner.allocated, scanner.fragmented
+        return n

@@ -51,6 +51,7 @@ class Flags:
 
     Attributes:
         first_page, stop_page, is_whole: as those of :class:`Marks`; everything is in the window.
+        is_blind: whether :meth:`mark_blindly` has been called: only a count can tell now.
     """
 
     first_page = 0
@@ -59,6 +60,7 @@ class Flags:
 
     def __init__(self, limit: int) -> None:
         self._flags = bytearray(max(limit, 1))
+        self.is_blind = False
         self._flags[0] = 1  # so that mark_each can pass over it
 
     def mark_run(self, first: int, n: int) -> list[int]:
@@ -89,6 +91,7 @@ class Flags:
         Raises:
             IndexError: a number is not below the limit.
         """
+        self.is_blind = True
         flags = self._flags
         flags[0] = 0
         for number in numbers:

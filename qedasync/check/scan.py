@@ -164,10 +164,10 @@ class Scanner:
         Returns:
             False if something is wrong for sure; the rest of the piece is then left out.
         """
-        slices = [piece[at : at + SLICE_BYTES] for at in range(0, len(piece), SLICE_BYTES)]
         first = self.run_in(piece)
         if first:
             return not self.scan_run(first, len(piece) // ENTRY_BYTES)
+        slices = [piece[at : at + SLICE_BYTES] for at in range(0, len(piece), SLICE_BYTES)]
         if not any(map(self.run_in, slices)):
             return self._glance_at_numbers(piece, slices)
         for raw in slices:
