@@ -439,3 +439,14 @@ async def test_stats_count_what_was_done() -> None:
         assert stats.zero_writes == 2
         assert (stats.groups, stats.grouped_writes, stats.clusters_allocated) == (1, 1, 1)
         assert stats.l2_loads == 1
+
+
+async def test_allocating_writes_with_the_budget_used_up_are_one_group_and_nobody_pauses() -> None:
+    async with opened(mapped()) as engine:
+        await engine.read(1, 0)  # loads the slice
+        engine.budget.limit = engine.budget.reads
+        assert engine.budget.used_up
+        await asyncio.gather(*(write(engine, b"w", n * CLUSTER) for n in range(4, 24)))
+        assert engine.current_stats().pauses == 0
+        assert (engine.stats.groups, engine.stats.grouped_writes) == (1, 20)
+        assert await engine.read(1, 23 * CLUSTER) == b"w"

@@ -127,8 +127,7 @@ async def test_refresh_after_a_page_came_from_disk_every_window_is_looked_at_aga
         assert len(os.pread(fd, SIZE, 0)) == SIZE
         assert file.probe(0, 2 * WINDOW)
         forget_pages(fd)
-        file.refresh()
-        assert file.resident, "nobody has waited for a page so far"
+        assert file.resident
         assert file.view[WINDOW] == CONTENT[WINDOW]
         file.refresh()
         assert not file.resident
