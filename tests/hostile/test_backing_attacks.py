@@ -25,7 +25,7 @@ from tests.hostile.bases import furnish
 from tests.hostile.cost import cheap
 from tests.hostile.meter import Meter
 from tests.hostile.mutants import NAMES
-from tests.hostile.watch import outside, watch
+from tests.hostile.watch import files, outside, watch
 from tests.quirks.images import CLUSTER, KIB, MIB, image, write_file
 
 GIB = 1 << 30
@@ -106,7 +106,7 @@ async def test_protocol_is_refused_whatever_the_policy_and_nothing_is_opened(
     with watch().looking() as seen, pytest.raises(BackingRefused) as caught:
         await qedasync.open(path, backing=policy)
     assert caught.value.errno == errno.EPERM
-    assert set(seen) <= {str(path)}
+    assert files(seen) <= {str(path)}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ async def test_backing_file_that_is_no_file_is_an_error_and_never_opened(
     for policy in ("auto", "any"):
         with watch().looking() as seen, pytest.raises(BackingError):
             await qedasync.open(path, backing=policy)
-        assert set(seen) <= {str(path)}
+        assert files(seen) <= {str(path)}
 
 
 async def test_raw_disk_that_pretends_to_be_an_image_names_only_what_is_allowed(

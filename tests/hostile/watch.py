@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Watch", "outside", "watch"]
+__all__ = ["Watch", "files", "outside", "watch"]
 
 _NEVER = ("socket.connect", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork")
 """What no image may bring about."""
@@ -51,10 +51,13 @@ def watch() -> Watch:
     return Watch()
 
 
-def outside(seen: list[str], directory: Path) -> list[str]:
-    """Of the files seen, those that do not lie in ``directory`` itself.
+def files(seen: list[str]) -> set[str]:
+    """Those seen that are not code: it is imported, and the loop's debug mode reads it for its
+    reports."""
+    return {path for path in seen if not path.endswith(_CODE)}
 
-    Code does not count: it is imported, and the loop's debug mode reads it for its reports.
-    """
+
+def outside(seen: list[str], directory: Path) -> list[str]:
+    """Of the files seen, those that do not lie in ``directory`` itself; code does not count."""
     inside = str(directory.resolve())
-    return [p for p in seen if os.path.dirname(p) != inside and not p.endswith(_CODE)]
+    return sorted(path for path in files(seen) if os.path.dirname(path) != inside)
