@@ -109,3 +109,12 @@ def test_bench_that_never_ends_or_divides_by_zero_is_refused(words: str, tmp_pat
     ours = Twins(tmp_path, build).ours(f"bench {words}")
     assert ours.code == 1
     assert ours.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("side", ["real", "ours"])
+def test_raw_file_that_another_writes_is_refused(side: str, tmp_path: Path) -> None:
+    twins = Twins(tmp_path, lambda folder: qemu.img("create", "-q", folder / "x.raw", "1M"))
+    folder, run = {"real": (twins.real, twins.theirs), "ours": (twins.mine, twins.ours)}[side]
+    with qemu.hold(folder / "x.raw", "-f", "raw"):
+        assert run("map -f raw x.raw").code == (1 if side == "ours" else 0)
+    assert run("map -f raw x.raw").code == 0

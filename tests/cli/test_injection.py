@@ -159,7 +159,7 @@ def points() -> Iterator[tuple[str, str, str, str]]:
 
 RUNS = 6
 """How often the real tool may run: its several requests race for the one error, so its own answer
-can differ from run to run, and sometimes it dies of an assertion. Ours must answer as one of them."""
+can differ from run to run, and sometimes it dies of an assertion. Ours must be among them."""
 
 
 @pytest.mark.parametrize(("command", "event", "error", "spacing"), list(points()))
