@@ -27,9 +27,8 @@ import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeAlias, cast
+from typing import Literal, NamedTuple, TypeAlias, cast
 
 from qedasync.disk import Disk, DiskSource
 from qedasync.engine.core import Engine, EngineOptions
@@ -67,8 +66,7 @@ _MAX_L1_BYTES = 32 << 20  # of a whole chain; 64 images of 64 TiB each need half
 _Opener: TypeAlias = Callable[..., Awaitable[Storage]]
 
 
-@dataclass(frozen=True, slots=True)
-class ChainFiles:
+class ChainFiles(NamedTuple):
     """How the files of a chain are opened.
 
     Attributes:
@@ -165,8 +163,7 @@ async def backing_size(
     return source.size
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """What the host says about a path, or why it says nothing.
 
     Attributes:
@@ -190,8 +187,7 @@ class _Place:
             return cls(real, directory, None, error)
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
+class _Layer(NamedTuple):
     """An open file of a chain.
 
     Attributes:
@@ -213,8 +209,7 @@ class _Layer:
         return RawSource(self.storage, self.path, file=self.file)
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
+class _Given(NamedTuple):
     """A disk that the policy's function gave, at the bottom of a chain."""
 
     disk: Disk
@@ -294,7 +289,7 @@ class _Chain:
             found = kind or await self._probe(request.path)
             if found in ("raw", "qed"):
                 return await self._open_file(request, path, file, found == "raw", opened)
-        request = replace(request, format=found)
+        request = request._replace(format=found)
         given = await self._ask(request, opened)
         if given is None:
             with _explained(request):

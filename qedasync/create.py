@@ -9,9 +9,8 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from qedasync.errors import ImageExists, ImageLocked, RequestError, storage_error
 from qedasync.events import Event
@@ -104,8 +103,7 @@ async def create(
         await _lay_down(storage, header, name)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
+class _Wish(NamedTuple):
     """The arguments of :func:`create`."""
 
     path: str

@@ -12,10 +12,9 @@ import errno
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias
 
 from qedasync.backing import ChainFiles, open_backing, open_new_backing
 from qedasync.disk import Buffer, Disk, DiskSource
@@ -650,8 +649,7 @@ def _as_bytes(view: memoryview) -> memoryview:
     return view.cast("B") if view.nbytes else memoryview(bytearray())  # nothing cannot be cast
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
+class _Wish(NamedTuple):
     """The arguments of :func:`open_image`."""
 
     path: str

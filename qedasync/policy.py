@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from qedasync.errors import RequestError
 
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["BackingPolicy", "BackingRequest", "check_policy", "local_path"]
 
 
-@dataclass(frozen=True, slots=True)
-class BackingRequest:
+class BackingRequest(NamedTuple):
     """A backing file about to be opened: what a policy function decides on.
 
     Attributes:

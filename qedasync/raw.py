@@ -7,10 +7,9 @@ import errno
 import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from qedasync.disk import Buffer
 from qedasync.engine.budget import Budget
@@ -325,8 +324,7 @@ class RawImage:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
+class _Wish(NamedTuple):
     """The arguments of :func:`open_raw`."""
 
     path: str

@@ -81,7 +81,7 @@ def main(words: Sequence[str]) -> int:
     if repair not in (None, "leaks", "all"):
         raise ToolError(f"Unknown option value for -r (expecting 'leaks' or 'all'): {repair}")
     name, in_json = one_name(parsed), wants_json(parsed)
-    fmt, result = run_async(_check(parsed, name, repair))
+    fmt, result = run_async(_check(parsed, name, repair), brief=True)
     if result.check_errors:
         why = f": {os.strerror(result.read_errno)}" if result.read_errno else ""
         raise ToolError(f"Check failed{why}")

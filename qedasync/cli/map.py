@@ -70,7 +70,7 @@ def main(words: Sequence[str]) -> int:
     start = size_word("start offset", parsed.last("s", "0") or "")
     length = size_word("max length", parsed.last("l", str(MAX_SIZE)) or "")
     name, in_json = one_name(parsed), wants_json(parsed)
-    run_async(_map(parsed, name, in_json, start, length))
+    run_async(_map(parsed, name, in_json, start, length), brief=True)
     return 0
 
 

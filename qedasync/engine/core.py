@@ -16,7 +16,8 @@ import errno
 from array import array
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from qedasync.engine.alloc_queue import AllocatingWrite, AllocQueue
 from qedasync.engine.allocator import Allocator
@@ -58,8 +59,7 @@ Watcher = Callable[[int, int], None]
 """Is told the position and length of what has been written."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
+class EngineOptions(NamedTuple):
     """How an image is to be driven.
 
     Attributes:

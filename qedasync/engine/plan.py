@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from qedasync.engine.alloc_queue import AllocatingWrite
 from qedasync.engine.allocator import Allocator
@@ -25,8 +25,7 @@ __all__ = ["Fill", "Plan"]
 _INDEX_MASK = SLICE_ENTRIES - 1
 
 
-@dataclass(slots=True)
-class Fill:
+class Fill(NamedTuple):
     """An untouched part of a new cluster, to be copied from the backing file.
 
     Attributes:

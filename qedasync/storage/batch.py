@@ -11,8 +11,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from qedasync.storage.base import Write, zero_views
 from qedasync.storage.libc import punch_hole
@@ -85,8 +84,7 @@ class Transfer(Settled):
         return _is_aligned(self.offset, self.length)
 
 
-@dataclass(frozen=True, slots=True)
-class Channel:
+class Channel(NamedTuple):
     """A descriptor and how to move bytes through it; used on worker threads only."""
 
     fd: int

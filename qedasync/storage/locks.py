@@ -16,8 +16,8 @@ import os
 import struct
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from qedasync.errors import ImageLocked, storage_error
 
@@ -32,8 +32,7 @@ _FLOCK = struct.Struct("@hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid
 _OFD_GETLK, _OFD_SETLK = 36, 37
 
 
-@dataclass(frozen=True, slots=True)
-class _Permissions:
+class _Permissions(NamedTuple):
     """What an opener uses and what it forbids everyone else, as permission bits."""
 
     uses: tuple[int, ...]

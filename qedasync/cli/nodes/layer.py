@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import qedasync
 from qedasync.cli.nodes.values import Options, in_qemus_order
@@ -33,8 +33,7 @@ class LoopNeeded(Exception):
     """A node cannot be opened without an event loop."""
 
 
-@dataclass(frozen=True, slots=True)
-class How:
+class How(NamedTuple):
     """How a node is opened: what it takes from the one above, changed by options of its own.
 
     Attributes:
@@ -66,7 +65,7 @@ class How:
 
     def below(self, *, writable: bool) -> How:
         """For a node below."""
-        return replace(self, writable=writable, detect_zeroes=False)
+        return self._replace(writable=writable, detect_zeroes=False)
 
 
 @dataclass(slots=True)

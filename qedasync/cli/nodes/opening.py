@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import qedasync
 from qedasync.cli.nodes.policy import explain
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Access", "Node", "access_from", "open_node", "resolve_file"]
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(NamedTuple):
     """How a verb wants to open an image.
 
     Attributes:

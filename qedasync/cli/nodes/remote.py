@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import socket
 from typing import TYPE_CHECKING
 
 import qedasync
@@ -223,6 +222,8 @@ async def _connect(uri: str, patience: int, reconnect: int) -> nbd.Client:
 
 def _explained(error: qedasync.StorageError, address: nbd.Address) -> Exception:
     """In QEMU's words, where it has them."""
+    import socket
+
     cause, where = error.__cause__, address.socket or f"{address.host}:{address.port}"
     if isinstance(cause, socket.gaierror):
         return ToolError(f"address resolution failed for {where}: {cause.strerror}")

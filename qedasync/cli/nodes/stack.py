@@ -237,8 +237,7 @@ class Stack:
             raise ToolError("force-share=on can only be used with read-only images")
         zeroes = _take_zeroes(options)
         self._take_node_name(options)
-        return replace(
-            how,
+        return how._replace(
             direct=direct,
             flushes=not no_flush,
             force_share=share,
