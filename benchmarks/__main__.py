@@ -11,6 +11,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import guard, page, session, table
@@ -18,7 +19,7 @@ from benchmarks.process import ROOT
 from benchmarks.results import Report
 
 _OUT = ROOT / "build" / "benchmarks"
-_QUICK_ROUNDS, _QUICK_DIVISOR, _QUICK_WARM_UP = 3, 4, 2 << 30
+_ROUNDS = 5
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -37,7 +38,8 @@ def _measure(words: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known = session.names("full")
-    parser.add_argument("case", nargs="*", help=f"which: {', '.join(known)}, jobs (all)")
+    several = ", ".join(session.ALIASES)
+    parser.add_argument("case", nargs="*", help=f"which: {', '.join(known)}; several: {several}")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--quick", action="store_true", help="what is promised, within 3 minutes")
     how.add_argument("--full", action="store_true", help="sweeps and all interpreters too")
@@ -48,7 +50,9 @@ def _measure(words: Sequence[str]) -> int:
     parser.add_argument(
         "--out", type=Path, default=_OUT, help="where results go (build/benchmarks)"
     )
+    parser.add_argument("--json", type=Path, help="write the results there as well")
     wish = parser.parse_args(words)
+    wish.case = [name for word in wish.case for name in session.expanded(word)]
     unknown = set(wish.case) - set(known)
     if unknown:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
@@ -63,15 +67,16 @@ def _measure(words: Sequence[str]) -> int:
 
 def _plan(wish: argparse.Namespace) -> session.Plan:
     extent = "quick" if wish.quick else "full" if wish.full else "default"
-    quick = {"divisor": _QUICK_DIVISOR, "warm_up": _QUICK_WARM_UP} if wish.quick else {}
-    return session.Plan(
+    plan = session.Plan(
         wanted=wish.case or session.names(extent),
-        rounds=wish.rounds or (_QUICK_ROUNDS if wish.quick else 5),
+        rounds=_ROUNDS,
         loop=wish.loop,
         directory=wish.dir,
         pythons=wish.python,
-        **quick,
     )
+    if wish.quick:
+        plan = replace(plan, rounds=3, divisor=2, seconds=7.0, warm_up=1 << 30)
+    return replace(plan, rounds=wish.rounds) if wish.rounds else plan
 
 
 def _write(report: Report, out: Path) -> None:

@@ -124,7 +124,7 @@ _READS = (
     Case(
         "view-4k",
         "Cached reads",
-        "4 KiB views of a mapped image (`read_view`), spread over 256 MiB, cached",
+        "4 KiB views of a mapped image (read_view), spread over 256 MiB, cached",
         "No copy and no system call: what is left is the look-up.",
         _spread(200_000, view=True),
         _FILLED,

@@ -60,7 +60,8 @@ def _ratio_axis(rows: Sequence[Row]) -> Axis:
         high *= 2
     ticks, value = [], low
     while value <= high:
-        ticks.append((value, f"{value:g}{words.TIMES}"))
+        text = f"{value:g}" if value >= 1 else f"1/{1 / value:g}"
+        ticks.append((value, text + words.TIMES))
         value *= 2
     return Axis("", low, high, ticks, log=True)
 
@@ -109,8 +110,12 @@ def x_text(figure: Figure, value: float) -> str:
 def _y_axis(figure: Figure) -> Axis:
     values = [y for each in figure.curves for _, y in each.points]
     if figure.y_unit == "/s":
-        return linear_axis(figure.y, max(values), lambda y: words.rate(y).removesuffix(" /s"))
+        return linear_axis(figure.y, max(values), _rate_mark)
     return log_axis(figure.y, min(values), max(values), lambda y: y_text(figure, y))
+
+
+def _rate_mark(per_second: float) -> str:
+    return words.rate(per_second).removesuffix("/s").replace(" ", "")
 
 
 def y_text(figure: Figure, value: float) -> str:

@@ -1,23 +1,20 @@
 """A guard against slow-downs that works on a noisy machine: it counts instructions, not time.
 
-``python -m benchmarks guard`` runs the hot paths under valgrind's callgrind, each with two lengths
+``python -m benchmarks guard`` runs the hot paths under valgrind's cachegrind, each with two lengths
 of stream, so that the start of the process falls out of the difference. What is kept is a path's
-instructions per request over those of one turn of a plain coroutine (:func:`_turn`): interpreters
-are built in many ways, and most of what sets them apart is in both. Instructions inside the kernel
-are not counted, so this sees what our code costs and not what it asks for.
-
-``python -m benchmarks.guard COUNT`` is the plain coroutine.
+instructions per request over those of one turn of a plain coroutine (:mod:`benchmarks.yardstick`):
+interpreters are built in many ways, and most of what sets them apart is in both. Instructions
+inside the kernel are not counted, so this sees what our code costs and not what it asks for.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import platform
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,16 +24,16 @@ from benchmarks.cases import CASES, Case
 from benchmarks.images import Shelf
 from benchmarks.sides import ours
 
-__all__ = ["KEPT", "Verdict", "main", "verdicts"]
+__all__ = ["KEPT", "PATHS", "Verdict", "main"]
 
 KEPT = Path(__file__).with_name("guard.json")
 """Path -> turns of the plain coroutine that a request costs, by Python version."""
 
-PATHS = ("read-4k", "read-4k-depth-1", "write-4k", "alloc-4k", "read-4k-1tib")
+PATHS = ("read-4k", "view-4k", "read-4k-1tib", "write-4k", "alloc-4k")
 
-_TOLERANCE = 0.10
-_SHORT, _LONG = 1_000, 4_000
-_COLLECTED = re.compile(r"Collected : (\d+)")
+_TOLERANCE = 0.05  # runs of one tree differ by less than 0.01
+_SHORT, _LONG = 10_000, 20_000  # the shorter one has been everywhere already
+_REFERENCES = re.compile(r"I\s+refs:\s+([\d,]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +67,20 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks guard")
     parser.add_argument("path", nargs="*", help=f"which: {', '.join(PATHS)}")
     parser.add_argument("--store", action="store_true", help="keep what is measured")
-    parser.add_argument("--tolerance", type=float, default=_TOLERANCE, help="a share (0.10)")
+    parser.add_argument("--tolerance", type=float, default=_TOLERANCE, help="a share (0.05)")
     wish = parser.parse_args(arguments)
     kept = _load()
     version = ".".join(platform.python_version_tuple()[:2])
-    costs = dict(_costs(wish.path or PATHS))
-    found = verdicts(costs, kept.get(version, {}))
-    for verdict in found:
-        print(verdict.line(wish.tolerance))
+    found = []
+    for path, cost in _costs(wish.path or PATHS):
+        verdict = Verdict(path, cost, kept.get(version, {}).get(path))
+        print(verdict.line(wish.tolerance), flush=True)
+        found.append(verdict)
     if wish.store:
-        kept[version] = kept.get(version, {}) | costs
+        kept.setdefault(version, {}).update({each.path: each.cost for each in found})
         KEPT.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
         return 0
     return int(not all(verdict.within(wish.tolerance) for verdict in found))
-
-
-def verdicts(costs: Mapping[str, float], kept: Mapping[str, float]) -> list[Verdict]:
-    """One for each path that was measured."""
-    return [Verdict(path, cost, kept.get(path)) for path, cost in costs.items()]
 
 
 def _load() -> dict[str, dict[str, float]]:
@@ -124,39 +117,20 @@ def _with_count(case: Case, count: int) -> Case:
 
 def _turn_cost(directory: Path) -> float:
     counts = [
-        _instructions([sys.executable, "-m", "benchmarks.guard", str(count)], directory)
-        for count in (_SHORT * 100, _LONG * 100)
+        _instructions([sys.executable, "-m", "benchmarks.yardstick", str(count)], directory)
+        for count in (_SHORT, _LONG)
     ]
-    return (counts[1] - counts[0]) / ((_LONG - _SHORT) * 100)
+    return (counts[1] - counts[0]) / (_LONG - _SHORT)
 
 
 def _instructions(command: Sequence[str], directory: Path) -> int:
     """All that the process executes outside the kernel."""
     log = directory / "callgrind.log"
-    valgrind = ["valgrind", "--tool=callgrind", f"--log-file={log}"]
+    valgrind = ["valgrind", "--tool=cachegrind", "--cache-sim=no"]
     fixed = ["env", "PYTHONHASHSEED=0"]
-    process.run([*fixed, *valgrind, "--callgrind-out-file=/dev/null", *command])
-    match = _COLLECTED.search(log.read_text())
+    valgrind += ["--cachegrind-out-file=/dev/null", f"--log-file={log}"]
+    process.run([*fixed, *valgrind, *command])
+    match = _REFERENCES.search(log.read_text())
     if match is None:
         raise process.Failed(f"no count in what valgrind said: {log.read_text()[-200:]}")
-    return int(match[1])
-
-
-# ----------------------------------------------------------------- the yardstick
-
-
-async def _turns(count: int) -> None:
-    seen: dict[int, tuple[int, int]] = {}
-    for number in range(count):
-        await _turn(number, seen)
-
-
-async def _turn(number: int, seen: dict[int, tuple[int, int]]) -> None:
-    """A call, a little arithmetic, a look-up and a tuple: what a request is made of."""
-    place, rest = divmod(number * 17, 64)
-    found = seen.get(place & 63)
-    seen[place & 63] = (number, rest) if found is None else (found[0] + 1, rest)
-
-
-if __name__ == "__main__":
-    asyncio.run(_turns(int(sys.argv[1])))
+    return int(match[1].replace(",", ""))

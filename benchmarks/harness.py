@@ -7,7 +7,9 @@ within one round are worth quoting, and what is reported is their median and spr
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,8 +22,11 @@ from benchmarks.sides import Sample, Side
 __all__ = ["run_case"]
 
 
-def run_case(case: Case, ours: Sequence[Side], rounds: int, shelf: Shelf) -> Row:
-    """All rounds of one case, after one that does not count.
+def run_case(
+    case: Case, ours: Sequence[Side], rounds: int, shelf: Shelf, seconds: float = math.inf
+) -> Row:
+    """All rounds of one case, after one that does not count; after ``seconds`` no further one
+    begins, once one has counted.
 
     A rival or a limit that does not run here is left out from then on; that we run is taken for
     granted.
@@ -31,8 +36,11 @@ def run_case(case: Case, ours: Sequence[Side], rounds: int, shelf: Shelf) -> Row
     """
     sides = [*ours, *case.sides]
     measured = {side.name: _measured(side, case) for side in sides}
+    deadline = time.monotonic() + seconds
     try:
         for number in range(rounds + 1):
+            if number > 1 and time.monotonic() > deadline:
+                break
             for side in _turned(sides, number):
                 sample = _try(side, case, shelf)
                 if sample is None:

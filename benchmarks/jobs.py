@@ -91,7 +91,7 @@ async def _check(name: str) -> None:
 JOBS = (
     Job(
         "convert-raw-qed",
-        "convert a raw disk of 2 GiB, ext4 with the files of a system, into an image",
+        "Convert a raw disk of 2 GiB, ext4 with the files of a system, into an image",
         1.5,
         ("convert", "-f", "raw", "-O", "qed", "disk.raw", "out.qed"),
         _to_qed,
@@ -99,7 +99,7 @@ JOBS = (
     ),
     Job(
         "convert-qed-raw",
-        "convert that image into a raw disk",
+        "Convert that image into a raw disk",
         1.5,
         ("convert", "-f", "qed", "-O", "raw", "disk.qed", "out.raw"),
         _to_raw,
@@ -107,35 +107,35 @@ JOBS = (
     ),
     Job(
         "compare",
-        "compare the two",
+        "Compare the raw disk with the image",
         1.0,
         ("compare", "-f", "raw", "-F", "qed", "disk.raw", "disk.qed"),
         _compare,
     ),
     Job(
         "map",
-        "map of 1M clusters that guests have written here and there: 1M runs",
+        "Map of 1M clusters that guests have written here and there: 1M runs",
         1.0,
         ("map", "-f", "qed", "scattered.qed"),
         lambda: _map("scattered.qed"),
     ),
     Job(
         "map-one-run",
-        "map of 1M clusters written from end to end, between tables",
+        "Map of 1M clusters written from end to end, between tables",
         1.0,
         ("map", "-f", "qed", "ordered.qed"),
         lambda: _map("ordered.qed"),
     ),
     Job(
         "check",
-        "check of 1M clusters that guests have written here and there",
+        "Check of 1M clusters that guests have written here and there",
         1.0,
         ("check", "-f", "qed", "scattered.qed"),
         lambda: _check("scattered.qed"),
     ),
     Job(
         "check-one-run",
-        "check of 1M clusters written from end to end",
+        "Check of 1M clusters written from end to end",
         1.0,
         ("check", "-f", "qed", "ordered.qed"),
         lambda: _check("ordered.qed"),

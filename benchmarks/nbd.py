@@ -15,7 +15,6 @@ import json
 import os
 import re
 import socket
-import statistics
 import struct
 import subprocess
 import sys
@@ -26,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import qemu
+from benchmarks.results import Bound, Measured, Row
+from benchmarks.sides import Role
 from benchmarks.workload import Workload
 
 __all__ = ["NBD_CASES", "NbdCase", "NbdResult", "idle_memory", "run_nbd_case"]
@@ -40,6 +41,7 @@ MODES: dict[str, tuple[str, ...]] = {
 """qemu-nbd's options in each of its modes; the first one is what it does unless told."""
 
 _DEFAULT = "threads"
+_WHY = "The same image and client, a Unix socket; the rival as it runs unless told otherwise."
 _SPREAD = 17 * 4 * KIB  # odd in blocks: visits all of a power of two before it repeats
 _COPY_BYTES = 2 * GIB
 _CONNECTIONS = 200
@@ -101,49 +103,21 @@ class NbdResult:
         self.rates.setdefault(server, []).append(self.case.count / seconds)
         self.processor.setdefault(server, []).append(processor / self.case.count)
 
-    def ratio(self, mode: str) -> float:
-        """Our rate over that of qemu-nbd in a mode, the median of the rounds."""
-        return statistics.median(self.ratios(mode))
+    def row(self) -> Row:
+        """For the report; other modes than the one that qemu-nbd has unless told stand beside."""
+        sides = [self._measured("ours", "ours", "qedasync serve", "")]
+        for mode in MODES:
+            if mode in self.rates:
+                options = "".join(f"{word} " for word in MODES[mode])
+                role: Role = "rival" if mode == _DEFAULT else "other"
+                sides.append(self._measured(mode, role, "qemu-nbd", options))
+        case = self.case
+        return Row(case.name, "NBD servers", case.what, _WHY, sides, bar=case.bar or None)
 
-    def ratios(self, mode: str) -> list[float]:
-        return [a / b for a, b in zip(self.rates["ours"], self.rates[mode], strict=True)]
-
-    @property
-    def best_mode(self) -> str:
-        """The mode in which qemu-nbd was fastest."""
-        rivals = [mode for mode in self.rates if mode != "ours"]
-        return max(rivals, key=lambda mode: statistics.median(self.rates[mode]))
-
-    def as_dict(self) -> dict[str, object]:
-        return {
-            "name": self.case.name,
-            "what": self.case.what,
-            "bar": self.case.bar,
-            "ratio": self.ratio(_DEFAULT),
-            "ratios": self.ratios(_DEFAULT),
-            "best_mode": self.best_mode,
-            "ratio_to_best": self.ratio(self.best_mode),
-            "rates": self.rates,
-            "processor_seconds": self.processor,
-            "command": f"python -m benchmarks {self.case.name}",
-            "qemu_command": "qemu-nbd -f qed -t -k SOCKET IMAGE",
-        }
-
-    def line(self) -> str:
-        """For people."""
-        ratios, best = self.ratios(_DEFAULT), self.best_mode
-        ratio, bar = self.ratio(_DEFAULT), self.case.bar
-        verdict = f"bar {bar:g}x {'holds' if ratio >= bar else 'MISSED'}" if bar else "no bar"
-        rates = ", ".join(
-            f"{server} {statistics.median(self.rates[server]):,.0f}/s"
-            f" at {statistics.median(self.processor[server]) * 1e6:.1f} us"
-            for server in ("ours", *MODES)
-            if server in self.rates
-        )
-        return (
-            f"{self.case.name:18} {ratio:6.2f}x  ({min(ratios):.2f} to {max(ratios):.2f};"
-            f" {verdict}); {self.ratio(best):.2f}x its best, {best}; {rates}"
-        )
+    def _measured(self, server: str, role: Role, program: str, options: str) -> Measured:
+        command = f"{program} -f qed -t {options}-k SOCKET IMAGE"
+        name = " ".join([program, *options.split()])
+        return Measured(name, role, command, self.rates[server], self.processor[server])
 
 
 # ----------------------------------------------------------------------- clients
@@ -345,7 +319,7 @@ NBD_CASES = (
 
 def run_nbd_case(
     case: NbdCase, rounds: int, folder: Path, modes: tuple[str, ...] = tuple(MODES)
-) -> NbdResult:
+) -> Row:
     """All rounds of one case, after one that does not count."""
     result = NbdResult(case)
     standing = folder / f"{case.name}.qed"
@@ -366,7 +340,7 @@ def run_nbd_case(
             if round_number:
                 result.add(server, seconds, processor)
     standing.unlink(missing_ok=True)
-    return _without_failed(result, servers)
+    return _without_failed(result, servers).row()
 
 
 def _without_failed(result: NbdResult, servers: list[str]) -> NbdResult:
@@ -479,7 +453,7 @@ def _exactly(sock: socket.socket, count: int) -> None:
 # -------------------------------------------------------------------- idle clients
 
 
-def idle_memory(directory: Path, loop: str = "uvloop") -> dict[str, object]:
+def idle_memory(directory: Path) -> Bound:
     """What a connection that has read something and is quiet now takes of the server's memory."""
     image = directory / "idle.qed"
     qemu.create(str(image), MIB)
@@ -493,13 +467,14 @@ def idle_memory(directory: Path, loop: str = "uvloop") -> dict[str, object]:
                 _exactly(client, 16 + 64 * KIB)
             taken.append(_resident(process.pid))
     each = (taken[2] - taken[1]) / _CONNECTIONS
-    verdict = "holds" if each <= _IDLE_BYTES else "MISSED"
-    return {
-        "name": "nbd-idle-memory",
-        "bytes": each,
-        "text": f"{each / KIB:.0f} KiB for each quiet connection (bar {_IDLE_BYTES // KIB} KiB)"
-        f" {verdict}",
-    }
+    return Bound(
+        "nbd-idle-memory",
+        "Memory of an NBD connection that is quiet",
+        "What thousands of clients that do nothing cost.",
+        f"{each / KIB:.0f} KiB for each of {_CONNECTIONS} (bar {_IDLE_BYTES // KIB} KiB)",
+        each <= _IDLE_BYTES,
+        {"KiB": each / KIB},
+    )
 
 
 def _resident(pid: int) -> int:

@@ -28,7 +28,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--faint); text-align: right;
   vertical-align: top; white-space: nowrap; font-size: .9rem; }
 thead th { color: var(--soft); font-weight: normal; }
-th:first-child { text-align: left; font-weight: normal; } tr.ours th { font-weight: 600; }
+th:first-child { text-align: left; font-weight: normal; white-space: normal; min-width: 9rem; }
+.figure { color: var(--c0); white-space: nowrap; margin-left: .5rem; }
 td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .missed { color: var(--bad); }
 .grid { stroke: var(--faint); fill: none; } .axis { stroke: var(--soft); fill: none; }
@@ -49,7 +50,8 @@ _INTRO = (
     "Every case runs qedasync and its rivals in turn, on like files, with the same requests. A"
     " round's ratio is our rate over that of the rival who was best in that round; what is shown is"
     " the median of the rounds, and their spread. Above 1 we are faster. Rates move with the"
-    " machine, so they say little; ratios from one run say more."
+    " machine, so they say little; ratios from one run say more. In the table of a case, the ratio"
+    " beside a rival or a limit is ours over its."
 )
 
 _CAVEATS = (
@@ -195,8 +197,9 @@ def _groups(report: Report) -> Iterator[str]:
 
 def _case(row: Row) -> Iterator[str]:
     ratio = f"{words.ratio(row.ratio)} ({words.spread(row.ratios)})" if row.ratios else "no rival"
-    yield f"<h3>{escape(row.what)}: {ratio}</h3>"
-    yield f"<p>{escape(row.why)} <code>python -m benchmarks {escape(row.name)}</code></p>"
+    yield f'<h3>{escape(row.what)} <span class="figure">{ratio}</span></h3>'
+    name = row.name.rpartition("@")[2]
+    yield f"<p>{escape(row.why)} <code>python -m benchmarks {escape(name)}</code></p>"
     head = ("", "a second", "spread", "ratio", "processor time", "memory")
     yield from _table(head, (_side(row, side) for side in row.sides))
     yield "<details><summary>Commands</summary>"

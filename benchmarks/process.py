@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import select
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from typing import IO
 __all__ = ["Ended", "Failed", "run", "run_together"]
 
 ROOT = Path(__file__).parent.parent
+
+_LOOK = 0.05  # seconds between looks at a child's memory
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
 
 
 class Failed(Exception):
@@ -29,7 +33,7 @@ class Ended:
         stdout: what it said.
         seconds: from its start to its end.
         cpu: processor seconds, its own and the kernel's for it.
-        memory: most bytes it ever had in memory.
+        memory: most bytes it was seen to have in memory; 0 if it was too quick.
     """
 
     stdout: str
@@ -83,14 +87,26 @@ class _Running:
             raise Failed(f"{self._command[0]}: {error.strerror}") from error
 
     def wait(self) -> Ended:
+        memory = self._watch()
         _, status, used = os.wait4(self._process.pid, 0)
         seconds = time.perf_counter() - self._begin
         self._process.returncode = os.waitstatus_to_exitcode(status)
         self._out.seek(0)
-        unit = 1 if sys.platform == "darwin" else 1024
-        return Ended(
-            self._out.read(), seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * unit
-        )
+        return Ended(self._out.read(), seconds, used.ru_utime + used.ru_stime, memory)
+
+    def _watch(self) -> int:
+        """Wait for the end; answers the most memory seen.
+
+        The kernel's own figure at the end (``ru_maxrss``) counts what this process, which the
+        child was forked from, has in memory.
+        """
+        end, memory = os.pidfd_open(self._process.pid), 0
+        try:
+            while not select.select([end], [], [], _LOOK)[0]:
+                memory = max(memory, _peak(self._process.pid))
+        finally:
+            os.close(end)
+        return memory
 
     def checked(self, ended: Ended) -> Ended:
         """``ended``, if it ended well."""
@@ -106,3 +122,9 @@ class _Running:
     def _close(self) -> None:
         self._out.close()
         self._err.close()
+
+
+def _peak(pid: int) -> int:
+    """Most bytes that a process has had in memory since it began its program."""
+    match = _PEAK.search(Path(f"/proc/{pid}/status").read_text())
+    return int(match[1]) << 10 if match else 0

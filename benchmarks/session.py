@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks import interpreters, jobs, limits, noise, words
+from benchmarks import interpreters, jobs, limits, nbd, noise, words
 from benchmarks.cases import CASES, Case
 from benchmarks.harness import run_case
 from benchmarks.images import Shelf, warm_up
@@ -15,9 +16,16 @@ from benchmarks.results import SWEPT, Bound, Figure, Report, Row
 from benchmarks.sides import Side, ours
 from benchmarks.sweeps import SWEEPS, Sweep
 
-__all__ = ["Plan", "expanded", "names", "run"]
+__all__ = ["ALIASES", "Plan", "expanded", "names", "run"]
 
-_PYTHONS = "pythons"
+_PYTHONS, _IDLE = "pythons", "nbd-idle-memory"
+ALIASES = {
+    "jobs": [job.name for job in jobs.JOBS],
+    "nbd": [*(case.name for case in nbd.NBD_CASES), _IDLE],
+    "sweeps": [sweep.name for sweep in SWEEPS],
+}
+"""Word -> the cases it stands for."""
+
 _COMPARED = ("read-4k", "write-4k", "alloc-4k")
 """What is run on every interpreter and loop."""
 
@@ -30,6 +38,7 @@ class Plan:
         wanted: names of cases, bounds, jobs, sweeps; see :func:`names`.
         rounds: counted rounds of each case.
         divisor: how many times fewer requests than a case has.
+        seconds: after which no further round of a case begins.
         loop: of our side.
         directory: where the images are made, or None for the usual place of temporary files.
         pythons: more interpreters for ``pythons``.
@@ -39,6 +48,7 @@ class Plan:
     wanted: Sequence[str]
     rounds: int = 5
     divisor: int = 1
+    seconds: float = math.inf
     loop: str = "uvloop"
     directory: Path | None = None
     pythons: Sequence[str] = ()
@@ -51,15 +61,13 @@ def names(extent: str) -> list[str]:
     bounds = [*limits.BOUNDS, limits.LATENCY]
     if extent == "quick":
         return [*headline, *bounds]
-    every = [*(case.name for case in CASES), *bounds, *(job.name for job in jobs.JOBS)]
-    if extent == "default":
-        return every
-    return [*every, *(sweep.name for sweep in SWEEPS), _PYTHONS]
+    every = [*(case.name for case in CASES), *bounds, *ALIASES["jobs"], *ALIASES["nbd"]]
+    return every if extent == "default" else [*every, *ALIASES["sweeps"], _PYTHONS]
 
 
 def expanded(word: str) -> list[str]:
-    """What a word of the command line stands for: ``jobs`` for all of them, others for one."""
-    return [job.name for job in jobs.JOBS] if word == "jobs" else [word]
+    """What a word of the command line stands for: some for several cases, others for one."""
+    return ALIASES.get(word, [word])
 
 
 def run(plan: Plan, say: Callable[[str], None]) -> Report:
@@ -69,7 +77,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> Report:
         directory = Path(folder)
         report.about = noise.about(directory)
         report.settings = {
-            "rounds": f"{plan.rounds} counted",
+            "rounds": f"{plan.rounds}" if plan.seconds == math.inf else f"at most {plan.rounds}",
             "requests": "all" if plan.divisor == 1 else f"1 in {plan.divisor}",
             "loop": plan.loop,
         }
@@ -98,6 +106,7 @@ class _Run:
                 yield self._case(case, [ours(self.plan.loop)])
         yield from self._without_rival(wanted)
         yield from self._jobs(wanted)
+        yield from self._nbd(wanted)
         for sweep in SWEEPS:
             if sweep.name in wanted:
                 yield from self._sweep(sweep)
@@ -105,7 +114,8 @@ class _Run:
             yield from self._pythons()
 
     def _case(self, case: Case, sides: Sequence[Side]) -> Row:
-        return run_case(case.shortened(self.plan.divisor), sides, self.plan.rounds, self.shelf)
+        plan = self.plan
+        return run_case(case.shortened(plan.divisor), sides, plan.rounds, self.shelf, plan.seconds)
 
     def _sweep(self, sweep: Sweep) -> Iterator[Row | Figure]:
         rows = []
@@ -128,6 +138,13 @@ class _Run:
         jobs.prepare(chosen, self.directory)
         for job in chosen:
             yield jobs.run_job(job, self.plan.rounds, self.directory, self.plan.loop)
+
+    def _nbd(self, wanted: Set[str]) -> Iterator[Row | Bound]:
+        for case in nbd.NBD_CASES:
+            if case.name in wanted:
+                yield nbd.run_nbd_case(case, self.plan.rounds, self.directory)
+        if _IDLE in wanted:
+            yield nbd.idle_memory(self.directory)
 
     def _pythons(self) -> Iterator[Row]:
         sides = interpreters.variants(interpreters.find(self.plan.pythons))

@@ -22,12 +22,12 @@ def rate(per_second: float) -> str:
 
 def ratio(value: float | None) -> str:
     """``"1.22"`` and the times sign; a dash for None."""
-    return NONE if value is None else _three(value) + TIMES
+    return NONE if value is None else _plain(value) + TIMES
 
 
 def spread(values: Sequence[float]) -> str:
     """``"1.16 to 1.35"``; a dash for none."""
-    return f"{_three(min(values))} to {_three(max(values))}" if values else NONE
+    return f"{_plain(min(values))} to {_plain(max(values))}" if values else NONE
 
 
 def share(value: float | None) -> str:
@@ -70,6 +70,11 @@ def _row_parts(row: Row) -> Iterator[str]:
         yield f"{row.best_rival.name} {rate(row.best_rival.rate)}"
     if row.limit is not None:
         yield f"{share(row.share)} of {row.limit.name}"
+
+
+def _plain(value: float) -> str:
+    """A ratio: two decimals, one from 10 on, none from 100 on."""
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
 
 
 def _three(value: float) -> str:
