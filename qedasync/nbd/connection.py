@@ -1,26 +1,28 @@
 """One client: a protocol of the event loop around the pure parts.
 
-Requests run side by side, and their replies leave in the order in which they are done. What is done
-inline leaves in one piece at the end of what came in one piece. A client that sends faster than it
-reads, or asks for more than its share at once, is not read from until it has caught up; nobody else
-waits for it. What goes wrong with a client ends that client alone.
+Requests run side by side, and their replies leave in the order in which they are done. A client
+that sends faster than it reads, or asks for more than its share at once, is not read from until it
+has caught up; nobody else waits for it. What goes wrong with a client ends that client alone.
+
+What comes at once is done in the order of its coming, as far as the disk need not wait, and the
+rest is started then. Replies leave a few at a time, so that the client works while we do.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
+from bisect import bisect_left
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from qedasync import QEDError
 from qedasync.nbd.counters import BUCKETS
 from qedasync.nbd.eager import run_eagerly
-from qedasync.nbd.export import MAX_REQUEST, SPARSE_FROM, Export, Piece, failure
+from qedasync.nbd.export import MAX_REQUEST, SPARSE_FROM, Export, failure
 from qedasync.nbd.handshake import Outcome, ServerHandshake
+from qedasync.nbd.outgoing import Outgoing
 from qedasync.nbd.requests import ProtocolError, Replies, Request, RequestReader
 from qedasync.nbd.wire import Command
 
@@ -29,11 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
+T = TypeVar("T")
+
 _HANDSHAKE_BUFFER = 4096
-_JOIN_BYTES = 64 << 10  # a larger buffer is sent by itself, not copied
-_HIGH_WATER = 128 << 10  # bytes that wait to be sent; with more, the client has to catch up
-_SOCKET_BYTES = 1 << 20  # that a Unix socket may hold, so that the client does not wait for us
-_LENT_MOST = 16
+_PARTS_OF_READS, _PARTS_OF_WRITES = 16, 8  # of eight replies, which leave together
 _COMMANDS = {int(command): command.name.lower() for command in Command}
 # Plain numbers: comparing members of an enum takes several times as long.
 _READ, _WRITE, _DISC = int(Command.READ), int(Command.WRITE), int(Command.DISC)
@@ -59,15 +60,14 @@ class Connection(asyncio.BufferedProtocol):
         self._try_pread: Callable[[int, int], bytearray | None] | None = None
         self._try_pwrite: Callable[[memoryview, int], bool] | None = None
         self._contexts: dict[str, int] = {}
-        self._out: list[bytes | bytearray] = []
-        self._lent: list[memoryview] = []  # to the transport, until it has sent them
-        self._sending = asyncio.Lock()  # held by the long read whose pieces leave
-        self._caught_up: asyncio.Future[None] | None = None
+        self._outgoing = Outgoing(self._loop, server.pool)
+        self._out = self._outgoing.parts
         self._flush_due = False
         self._waiting: list[Request] = []
         self._going_on = False
         self._in_flight = self._bytes = 0
-        self._reading_paused = self._writing_paused = False
+        self._reading_paused = False
+        self._hanging_up = False  # nothing more is done at once
         self._ending = False  # nothing more is read; hang up when the last reply has left
         self._timer: asyncio.TimerHandle | None = None
 
@@ -76,10 +76,9 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's do not derive from it
         self._transport = transport
-        transport.set_write_buffer_limits(high=_HIGH_WATER, low=0)
         if self._handshake is not None:
             return  # the same connection, inside TLS now
-        _widen(transport)
+        self._outgoing.use(transport, inside_tls=False)
         if not self._server.admit(self):
             transport.abort()
 
@@ -87,16 +86,13 @@ class Connection(asyncio.BufferedProtocol):
         """Greet the client: its turn has come."""
         self._timer = self._loop.call_later(self._limits.handshake_seconds, self._too_slow)
         self._handshake = self._server.new_handshake()
-        self._send([self._handshake.take_output()])
+        self._outgoing.write(self._handshake.take_output())
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        self._ending = True
+        self._ending = self._hanging_up = True
         self._stop_timer()
-        self._out.clear()
-        self._lent.clear()
-        self._writing_paused = False
-        self._wake()
+        self._outgoing.lost()
         self._server.forget(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -107,7 +103,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._reader is None:
                 self._go_on_shaking(bytes(self._small[:count]))
             else:
-                self._begin(self._reader.updated(count))
+                self._requests_came(self._reader.updated, count)
         except ProtocolError as error:
             self._fail(str(error))
 
@@ -116,17 +112,12 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport is not None and not self._inside_tls  # TLS has no half-open state
 
     def pause_writing(self) -> None:
-        self._writing_paused = True
+        self._outgoing.lagging = True
         self._balance()
 
     def resume_writing(self) -> None:
-        self._writing_paused = False
-        self._wake()
+        self._outgoing.caught_up()
         self._balance()
-
-    def _wake(self) -> None:
-        if self._caught_up is not None and not self._caught_up.done():
-            self._caught_up.set_result(None)
 
     # ----------------------------------------------------------- the handshake
 
@@ -143,7 +134,7 @@ class Connection(asyncio.BufferedProtocol):
         if handshake.outcome is not None:
             return
         outcome = handshake.receive(data)
-        self._send([handshake.take_output()])
+        self._outgoing.write(handshake.take_output())
         if outcome is Outcome.TRANSMISSION:
             self._enter(handshake)
         elif outcome is Outcome.STARTTLS:
@@ -173,6 +164,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._transport = inside
         self._inside_tls = True
+        self._outgoing.use(inside, inside_tls=True)
         if not self._server.allows(inside.get_extra_info("peercert")):
             self._fail("the client's certificate is not on the list")
             return
@@ -193,8 +185,9 @@ class Connection(asyncio.BufferedProtocol):
             max_payload=MAX_REQUEST,
             scratch=self._server.scratch,
             pool=self._server.pool,
+            finish=self._finish,
         )
-        self._begin(self._reader.feed(handshake.rest))
+        self._requests_came(self._reader.feed, handshake.rest)
 
     def _too_slow(self) -> None:
         self._fail("the handshake took too long")
@@ -206,47 +199,59 @@ class Connection(asyncio.BufferedProtocol):
 
     # ------------------------------------------------------------ transmission
 
+    def _requests_came(self, read: Callable[[T], list[Request]], what: T) -> None:
+        counters, begin = self._counters, perf_counter()
+        before = counters.inline_reads + counters.inline_writes
+        requests = read(what)
+        done = counters.inline_reads + counters.inline_writes - before
+        if done:
+            seconds = perf_counter() - begin
+            counters.latency_sum += seconds
+            counters.latency[bisect_left(BUCKETS, seconds / done)] += done
+            self._export.note_inline(done)
+        self._begin(requests)
+
     def _begin(self, requests: list[Request]) -> None:
-        begin = perf_counter()
-        inline = 0
+        """Start what could not be done at once, and send what was."""
         for number, request in enumerate(requests):
             if self._ending:
                 break
-            if self._finish_now(request):
-                inline += 1
-            elif self._has_its_share:
+            if self._has_its_share:
                 self._put_off(requests[number:])
                 break
-            else:
-                self._start(request)
-        if inline:
-            self._count_inline(inline, perf_counter() - begin)
+            self._start(request)
         self._flush()
         self._balance()
 
-    def _finish_now(self, request: Request) -> bool:
+    def _finish(
+        self, command: int, flags: int, cookie: int, offset: int, length: int, payload: memoryview
+    ) -> bool:
         """A plain read or write that the disk can do at once: no coroutine, no task."""
-        command, length = request.command, request.length
-        if request.flags:
+        if flags or self._hanging_up:
             return False
         if command == _READ:
             if length >= SPARSE_FROM or self._try_pread is None:
                 return False
-            data = self._try_pread(length, request.offset)
+            data = self._try_pread(length, offset)
             if data is None:
                 return False
-            self._out += self._replies.data(request, data)
+            self._out.append(self._replies.head(cookie, offset, length))
+            self._out.append(data)
             self._counters.inline_reads += 1
             self._counters.bytes_read += length
+            if len(self._out) >= _PARTS_OF_READS:
+                self._outgoing.flush()
             return True
-        if command == _WRITE and self._try_pwrite is not None:
-            if not length or not self._try_pwrite(request.payload, request.offset):
+        if command == _WRITE:
+            if self._try_pwrite is None or not length or not self._try_pwrite(payload, offset):
                 return False
-            self._out += self._replies.done(request)
-            request.release(self._server.pool)
+            self._out.append(self._replies.done(cookie, offset))
             self._counters.inline_writes += 1
             self._counters.bytes_written += length
+            if len(self._out) >= _PARTS_OF_WRITES:
+                self._outgoing.flush()
             return True
+        self._hanging_up = command == _DISC
         return False
 
     @property
@@ -265,11 +270,6 @@ class Connection(asyncio.BufferedProtocol):
         self._going_on = False
         requests, self._waiting = self._waiting, []
         self._begin(requests)
-
-    def _count_inline(self, count: int, seconds: float) -> None:
-        self._counters.latency_sum += seconds
-        self._counters.latency[_bucket(seconds / count)] += count
-        self._export.note_inline(count)
 
     def _start(self, request: Request) -> None:
         """Serve a request that may have to wait."""
@@ -311,36 +311,10 @@ class Connection(asyncio.BufferedProtocol):
             self._reply(self._replies.error(request, refused.error, refused.message))
             return
         try:
-            async with aclosing(export.read_long(request, self._replies, self._server.pool)) as it:
-                piece = await anext(it)  # at once, so that the disk has several requests' to find
-                async with self._sending:
-                    await self._send_piece(piece)
-                    async for piece in it:
-                        if self._transport is None:
-                            break
-                        await self._send_piece(piece)
+            pieces = export.read_long(request, self._replies, self._server.pool)
+            await self._outgoing.stream(pieces)
         except (QEDError, MemoryError) as error:
             self._reply(failure(request, self._replies, error))
-
-    async def _send_piece(self, piece: Piece) -> None:
-        """When the client has caught up; in the order of who holds ``_sending``."""
-        if self._writing_paused:
-            self._caught_up = self._loop.create_future()
-            await self._caught_up
-        transport = self._transport
-        if transport is None:
-            return
-        head, data = piece
-        _write(transport, head)
-        for view in data:
-            _write(transport, view)
-        self._lent += data
-        if not self._inside_tls and not transport.get_write_buffer_size():
-            for view in self._lent:
-                self._server.pool.give(view)
-            self._lent.clear()
-        elif len(self._lent) > _LENT_MOST:
-            self._lent.clear()  # the transport never seems to rest: they are not used again
 
     def _count(self, request: Request, seconds: float) -> None:
         counters = self._counters
@@ -351,7 +325,7 @@ class Connection(asyncio.BufferedProtocol):
         elif request.command == _WRITE:
             counters.bytes_written += request.length
         counters.latency_sum += seconds
-        counters.latency[_bucket(seconds)] += 1
+        counters.latency[bisect_left(BUCKETS, seconds)] += 1
 
     def _reply(self, parts: Any) -> None:
         self._out += parts
@@ -362,24 +336,9 @@ class Connection(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         """Send what is done."""
         self._flush_due = False
-        out, self._out = self._out, []
-        self._send(out)
+        self._outgoing.flush()
         if self._ending and not self._in_flight and self._transport is not None:
             self._transport.close()
-
-    def _send(self, parts: list[bytes | bytearray]) -> None:
-        transport = self._transport
-        if transport is None or not parts:
-            return
-        small: list[bytes | bytearray] = []
-        for part in parts:
-            if len(part) <= _JOIN_BYTES:
-                small.append(part)
-                continue
-            _write(transport, b"".join(small))
-            small = []
-            _write(transport, part)
-        _write(transport, b"".join(small))
 
     # ------------------------------------------------------------- housekeeping
 
@@ -388,7 +347,7 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or self._reader is None:
             return
-        full = self._writing_paused or bool(self._waiting) or self._has_its_share
+        full = self._outgoing.lagging or bool(self._waiting) or self._has_its_share
         if self._waiting and not self._going_on and not self._has_its_share:
             self._going_on = True
             self._loop.call_soon(self._go_on)
@@ -405,7 +364,7 @@ class Connection(asyncio.BufferedProtocol):
         """Take no more requests; hang up when those in flight are answered."""
         if self._ending:
             return
-        self._ending = True
+        self._ending = self._hanging_up = True
         if self._transport is None:
             return
         if self._reader is None or not self._in_flight:
@@ -415,7 +374,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Hang up now; requests in flight run to their end all the same."""
-        self._ending = True
+        self._ending = self._hanging_up = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -423,23 +382,3 @@ class Connection(asyncio.BufferedProtocol):
         """The client's fault: this connection ends, and no other."""
         self._server.note_fault(self, reason)
         self.abort()
-
-
-def _write(transport: asyncio.Transport, data: bytes | bytearray | memoryview) -> None:
-    """Send it, unless the client has gone: an earlier write may just have found that out."""
-    if data and not transport.is_closing():
-        transport.write(data)
-
-
-def _widen(transport: asyncio.Transport) -> None:
-    """Let a Unix socket hold more; the host sees to TCP's itself."""
-    one = transport.get_extra_info("socket")
-    if one is not None and one.family == socket.AF_UNIX:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
-
-
-def _bucket(seconds: float) -> int:
-    for number, bound in enumerate(BUCKETS):
-        if seconds <= bound:
-            return number
-    return len(BUCKETS)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from qedasync import Disk, Extent, ExtentKind, QEDError
 from qedasync.nbd.buffers import BufferPool
 from qedasync.nbd.handshake import BASE_ALLOCATION, ExportFacts
+from qedasync.nbd.outgoing import Piece
 from qedasync.nbd.requests import Replies, Request
 from qedasync.nbd.wire import (
     Command,
@@ -22,7 +22,7 @@ from qedasync.nbd.wire import (
     to_wire,
 )
 
-__all__ = ["MAX_REQUEST", "SPARSE_FROM", "Export", "Piece", "Refusal", "failure"]
+__all__ = ["MAX_REQUEST", "SPARSE_FROM", "Export", "Refusal", "failure"]
 
 MAX_REQUEST = 32 << 20
 """Bytes of a read or a write."""
@@ -48,10 +48,6 @@ _FLAGS: dict[int, int] = {
     Command.BLOCK_STATUS: int(CommandFlag.REQ_ONE),
 }
 _WRITES = {Command.WRITE, Command.TRIM, Command.WRITE_ZEROES}
-
-
-Piece: TypeAlias = tuple[bytes, list[memoryview]]
-"""Bytes of the protocol, and the data behind them; nothing else may come between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +177,8 @@ class Export:
     ) -> Sequence[bytes | bytearray]:
         command = request.command
         if command == Command.READ:
-            return replies.data(request, await self.disk.pread(request.length, request.offset))
+            data = await self.disk.pread(request.length, request.offset)
+            return [replies.head(request.cookie, request.offset, request.length), data]
         if command == Command.BLOCK_STATUS:
             return await self._block_status(request, replies, contexts)
         if command == Command.WRITE:
@@ -195,7 +192,7 @@ class Export:
         # CACHE: the page cache is the host's affair; there is nothing to do, and no harm in asking.
         if request.flags & CommandFlag.FUA:
             await self.disk.flush()
-        return replies.done(request)
+        return [replies.done(request.cookie, request.offset)]
 
     async def _write_zeroes(self, request: Request) -> None:
         if not request.flags & CommandFlag.NO_HOLE:
@@ -229,7 +226,7 @@ class Export:
         for pos, length in _cut(request.offset, request.length):
             whole.append(pool.take(length))
             await self.disk.readinto(whole[-1], pos)
-        yield replies.head(request), whole
+        yield replies.head(request.cookie, request.offset, request.length), whole
 
     async def _read_pieces(
         self, request: Request, replies: Replies, pool: BufferPool

@@ -7,9 +7,10 @@ before a byte of memory is taken for its payload.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
+from typing import TypeAlias
 
 from qedasync.errors import QEDError
 from qedasync.nbd.buffers import BufferPool
@@ -33,7 +34,7 @@ from qedasync.nbd.wire import (
     Error,
 )
 
-__all__ = ["SCRATCH_BYTES", "ProtocolError", "Replies", "Request", "RequestReader"]
+__all__ = ["SCRATCH_BYTES", "Finish", "ProtocolError", "Replies", "Request", "RequestReader"]
 
 SCRATCH_BYTES = 256 << 10
 """Room for what comes at once."""
@@ -62,7 +63,7 @@ class Request:
         cookie: the client's name for the request.
         offset, length: bytes.
         payload: what a write writes; empty for all else. See :meth:`keep`.
-        kept: whether the payload has a buffer of its own.
+        kept: whether the payload has a buffer of its own, from the pool.
     """
 
     command: int
@@ -87,16 +88,28 @@ class Request:
             self.payload, self.kept = _NOTHING, False
 
 
+Finish: TypeAlias = Callable[[int, int, int, int, int, memoryview], bool]
+"""Gets a request's command, flags, cookie, offset, length and payload, and says whether it has been
+done. For most it has, and making a :class:`Request` would take as long as half of that.
+"""
+
+
+def finish_nothing(*request: object) -> bool:
+    """A :data:`Finish` that leaves all to others."""
+    return False
+
+
 class RequestReader:
     """Takes a client's stream apart.
 
     The scratch buffer may be shared by all readers of a thread: a reader keeps what it holds of a
-    request itself, and needs the scratch from :meth:`get_buffer` to the end of :meth:`updated`, and
+    request itself. It needs the scratch from :meth:`get_buffer` to the end of :meth:`updated`, and
     for the payloads of the requests that has answered until somebody's next :meth:`get_buffer`.
 
     Args:
         extended: whether the headers are the extended ones.
         max_payload: bytes of a payload that are taken.
+        finish: is offered each request that is whole, before anybody else gets it.
         scratch: where requests come to lie, of :data:`SCRATCH_BYTES`.
         pool: where buffers for long payloads come from.
     """
@@ -106,6 +119,7 @@ class RequestReader:
         *,
         extended: bool,
         max_payload: int,
+        finish: Finish = finish_nothing,
         scratch: bytearray | None = None,
         pool: BufferPool | None = None,
     ) -> None:
@@ -113,6 +127,7 @@ class RequestReader:
         self._header = EXTENDED_REQUEST if extended else REQUEST
         self._magic = EXTENDED_REQUEST_MAGIC if extended else REQUEST_MAGIC
         self._max_payload = max_payload
+        self._finish = finish
         self._scratch = bytearray(SCRATCH_BYTES) if scratch is None else scratch
         self._view = memoryview(self._scratch)
         self._pool = BufferPool() if pool is None else pool
@@ -144,7 +159,8 @@ class RequestReader:
         return requests
 
     def updated(self, count: int) -> list[Request]:
-        """``count`` bytes have come into the buffer; answers the requests that are whole now.
+        """``count`` bytes have come into the buffer; answers the requests that are whole now, and
+        have not been finished.
 
         Raises:
             ProtocolError: this is no request.
@@ -153,31 +169,28 @@ class RequestReader:
             return self._payload_came(self._waiting, count)
         requests: list[Request] = []
         scratch, unpack_from, size = self._scratch, self._header.unpack_from, self._header.size
+        wanted, finish, extended = self._magic, self._finish, self._extended
         start, end = 0, len(self._rest) + count
         while end - start >= size:
             magic, flags, command, cookie, offset, length = unpack_from(scratch, start)
-            if magic != self._magic:
+            if magic != wanted:
                 raise ProtocolError(f"the client sent {magic:#x} where a request begins")
-            request = Request(command, flags, cookie, offset, length)
-            body = start + size
-            if command == _WRITE or (flags & _PAYLOAD_LEN and self._extended):
-                body = self._find_payload(request, body, end)
-                if not body:
+            payload = _NOTHING
+            stop = start + size
+            if command == _WRITE or (flags & _PAYLOAD_LEN and extended):
+                stop += length
+                if stop > end:
+                    self._await_payload(Request(command, flags, cookie, offset, length), start, end)
                     break
-            requests.append(request)
-            start = body
+                payload = self._view[stop - length : stop]
+            start = stop
+            if not finish(command, flags, cookie, offset, length, payload):
+                requests.append(Request(command, flags, cookie, offset, length, payload))
         self._rest = bytes(self._view[start:end]) if self._waiting is None else b""
         return requests
 
-    def _payload_came(self, request: Request, count: int) -> list[Request]:
-        self._have += count
-        if self._have < request.length:
-            return []
-        self._waiting = None
-        return [request]
-
-    def _find_payload(self, request: Request, start: int, end: int) -> int:
-        """Where the payload that begins at ``start`` ends; 0 if it is not all there.
+    def _await_payload(self, request: Request, start: int, end: int) -> None:
+        """A request begins at ``start`` whose payload is not all there.
 
         A short one is waited for where it is, so that what follows it comes along; a long one gets
         its own buffer for what is still to come.
@@ -186,16 +199,18 @@ class RequestReader:
         if length > self._max_payload:
             # Passing over it would mean reading on for as long as the client likes.
             raise ProtocolError(f"the client sends {length} bytes at once")
-        stop = start + length
-        if stop <= end:
-            request.payload = self._view[start:stop]
-            return stop
         if length > _LONG_PAYLOAD:
+            start += self._header.size
+            self._waiting, self._have = request, end - start
             request.payload, request.kept = self._pool.take(length), True
-            self._have = end - start
             request.payload[: self._have] = self._view[start:end]
-            self._waiting = request
-        return 0
+
+    def _payload_came(self, request: Request, count: int) -> list[Request]:
+        self._have += count
+        if self._have < request.length:
+            return []
+        self._waiting = None
+        return [request]
 
 
 class Replies:
@@ -210,11 +225,22 @@ class Replies:
         self.structured = structured
         self.extended = extended
 
-    def done(self, request: Request) -> list[bytes]:
+    def done(self, cookie: int, offset: int) -> bytes:
         """It is done, and there is nothing to say."""
         if self.structured:
-            return [self._chunk(request, _NONE, 0)]
-        return [SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, Error.NONE, request.cookie)]
+            return self._chunk(cookie, offset, _NONE, 0)
+        return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, cookie)
+
+    def head(self, cookie: int, offset: int, length: int) -> bytes:
+        """What comes before all the bytes that a read asked for."""
+        if not self.structured:
+            return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, cookie)
+        if self.extended:
+            header = self._chunk(cookie, offset, _OFFSET_DATA, 8 + length)
+            return header + offset.to_bytes(8, "big")
+        return _DATA_CHUNK.pack(
+            STRUCTURED_REPLY_MAGIC, _DONE, _OFFSET_DATA, cookie, 8 + length, offset
+        )
 
     def error(self, request: Request, number: Error, message: str = "") -> list[bytes]:
         """It failed."""
@@ -222,35 +248,18 @@ class Replies:
             return [SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, number, request.cookie)]
         text = message.encode()[:4096]
         body = int(number).to_bytes(4, "big") + len(text).to_bytes(2, "big") + text
-        return [self._chunk(request, ChunkType.ERROR, len(body)), body]
-
-    def data(self, request: Request, data: bytes | bytearray) -> list[bytes | bytearray]:
-        """All that a read asked for."""
-        if not self.structured:
-            return [SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, Error.NONE, request.cookie), data]
-        if self.extended:
-            header = self._chunk(request, _OFFSET_DATA, 8 + len(data))
-            return [header + request.offset.to_bytes(8, "big"), data]
-        length = 8 + len(data)
-        return [
-            _DATA_CHUNK.pack(
-                STRUCTURED_REPLY_MAGIC, 1, _OFFSET_DATA, request.cookie, length, request.offset
-            ),
-            data,
-        ]
-
-    def head(self, request: Request) -> bytes:
-        """What comes before all that a read asked for, in a simple reply."""
-        return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, Error.NONE, request.cookie)
+        return [self._chunk(request.cookie, request.offset, ChunkType.ERROR, len(body)), body]
 
     def part(self, request: Request, offset: int, length: int, *, last: bool) -> bytes:
         """What comes before some of the bytes a read asked for."""
-        header = self._chunk(request, ChunkType.OFFSET_DATA, 8 + length, last=last)
+        header = self._chunk(
+            request.cookie, request.offset, ChunkType.OFFSET_DATA, 8 + length, last=last
+        )
         return header + offset.to_bytes(8, "big")
 
     def hole(self, request: Request, offset: int, length: int, *, last: bool) -> bytes:
         """Some of the bytes are zeroes."""
-        header = self._chunk(request, ChunkType.OFFSET_HOLE, 12, last=last)
+        header = self._chunk(request.cookie, request.offset, ChunkType.OFFSET_HOLE, 12, last=last)
         return header + offset.to_bytes(8, "big") + length.to_bytes(4, "big")
 
     def status(
@@ -264,12 +273,18 @@ class Replies:
         else:
             body = b"".join([BLOCK_DESCRIPTOR.pack(*run) for run in runs])
             head, kind = context.to_bytes(4, "big"), ChunkType.BLOCK_STATUS
-        return [self._chunk(request, kind, len(head) + len(body), last=last), head, body]
+        return [
+            self._chunk(request.cookie, request.offset, kind, len(head) + len(body), last=last),
+            head,
+            body,
+        ]
 
-    def _chunk(self, request: Request, kind: int, length: int, *, last: bool = True) -> bytes:
+    def _chunk(
+        self, cookie: int, offset: int, kind: int, length: int, *, last: bool = True
+    ) -> bytes:
         flags = _DONE if last else 0
         if self.extended:
             return EXTENDED_CHUNK_HEADER.pack(
-                EXTENDED_REPLY_MAGIC, flags, kind, request.cookie, request.offset, length
+                EXTENDED_REPLY_MAGIC, flags, kind, cookie, offset, length
             )
-        return CHUNK_HEADER.pack(STRUCTURED_REPLY_MAGIC, flags, kind, request.cookie, length)
+        return CHUNK_HEADER.pack(STRUCTURED_REPLY_MAGIC, flags, kind, cookie, length)
