@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from qedasync.policy import BackingRequest
     from qedasync.raw import RawImage, open_raw
     from qedasync.storage.base import Storage, StorageBase, Write
-    from qedasync.storage.blocking import BlockingStorage
     from qedasync.storage.locks import LockRole
     from qedasync.storage.memory import MemoryStorage
     from qedasync.storage.opener import open_storage
@@ -84,7 +83,6 @@ __all__ = [
     "StorageBase",
     "Write",
     "MemoryStorage",
-    "BlockingStorage",
     "DiskStorage",
     "open_storage",
     "LockRole",
@@ -125,7 +123,6 @@ _HOMES = {
     "Storage": "storage.base.Storage",
     "StorageBase": "storage.base.StorageBase",
     "MemoryStorage": "storage.memory.MemoryStorage",
-    "BlockingStorage": "storage.blocking.BlockingStorage",
     "parse_size": "units.parse_size",
 }
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from qedasync.errors import ImageExists, ImageLocked, RequestError, storage_error
 from qedasync.events import Event
@@ -28,10 +29,11 @@ from qedasync.policy import BackingPolicy, check_policy, local_path
 from qedasync.storage.base import Storage
 from qedasync.storage.locks import LockRole
 from qedasync.storage.opener import STORAGE_KINDS, open_storage
-from qedasync.storage.workers import in_thread
 from qedasync.units import parse_size
 
 __all__ = ["create"]
+
+T = TypeVar("T")
 
 
 async def create(
@@ -66,8 +68,8 @@ async def create(
         backing: policy for the files below the backing file; False leaves them closed.
         overwrite: whether an existing file may be replaced.
         force_table_size_1: allow ``table_size`` 1, which QEMU cannot open.
-        storage: ``"auto"``, ``"posix"``, ``"aiofiles"``, or an open storage object, which the
-            caller keeps.
+        storage: ``"auto"``, ``"posix"``, ``"aiofiles"``, ``"blocking"`` (no event loop is needed
+            unless a backing file is looked at), or an open storage object, which the caller keeps.
         lock: take QEMU's locks.
 
     Raises:
@@ -150,7 +152,7 @@ def _check(wish: _Wish, size: int | None) -> None:
 async def _plan(wish: _Wish, size: int | None) -> Header:
     """Look at the backing file; decide what to write."""
     if wish.name is not None:
-        if await in_thread(partial(_is_itself, wish.path, wish.name)):
+        if await _on_host(wish, partial(_is_itself, wish.path, wish.name)):
             raise RequestError(f"{wish.path!r} cannot be its own backing file")
         if not wish.unchecked:
             from qedasync.backing import backing_size  # late: it comes with the engine
@@ -168,6 +170,15 @@ async def _plan(wish: _Wish, size: int | None) -> Header:
     wish.validate(size)
     is_raw = wish.format == "raw"
     return new_header(size, wish.cluster_size, wish.table_size, wish.name, is_raw)
+
+
+async def _on_host(wish: _Wish, call: Callable[[], T]) -> T:
+    """Make a call that blocks: on a thread, unless blocking is what was asked for."""
+    if wish.storage == "blocking":
+        return call()
+    from qedasync.storage.workers import in_thread  # late: it comes with asyncio
+
+    return await in_thread(call)
 
 
 def _is_itself(path: str, name: str) -> bool:
@@ -225,7 +236,7 @@ async def _lay_down_file(wish: _Wish, header: Header, name: bytes) -> None:
     assert isinstance(wish.storage, str)
     claim = _Claim(wish.path)
     try:
-        await in_thread(partial(claim.take, wish.overwrite))
+        await _on_host(wish, partial(claim.take, wish.overwrite))
         storage = await open_storage(
             wish.path,
             wish.storage,

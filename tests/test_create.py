@@ -132,7 +132,10 @@ async def test_create_size_is_rounded_up_to_512(path: Path, given: int | str, si
     assert header_of(path).image_size == size
 
 
-@pytest.mark.parametrize("storage", ["auto", "aiofiles", pytest.param("posix", marks=linux)])
+@pytest.mark.parametrize(
+    "storage",
+    ["auto", "aiofiles", *(pytest.param(kind, marks=linux) for kind in ("posix", "blocking"))],
+)
 async def test_create_each_storage_makes_the_same_file(path: Path, storage: str) -> None:
     await create(path, "10M", cluster_size="4k", table_size=2, storage=storage)
     header = header_of(path)
@@ -395,7 +398,7 @@ async def test_create_in_missing_directory_is_not_found(tmp_path: Path) -> None:
 
 
 @linux
-@pytest.mark.parametrize("storage", ["auto", "aiofiles"])
+@pytest.mark.parametrize("storage", ["auto", "aiofiles", pytest.param("blocking", marks=linux)])
 @pytest.mark.parametrize("kind", ["pipe", "directory"])
 async def test_create_over_what_is_no_file_is_refused(path: Path, kind: str, storage: str) -> None:
     if kind == "pipe":
@@ -417,7 +420,7 @@ async def test_create_in_readonly_directory_is_denied(tmp_path: Path) -> None:
 
 
 @linux
-@pytest.mark.parametrize("storage", ["auto", "aiofiles"])
+@pytest.mark.parametrize("storage", ["auto", "aiofiles", pytest.param("blocking", marks=linux)])
 @pytest.mark.parametrize("role", [LockRole.READ_WRITE, LockRole.READ_ONLY, LockRole.CREATE])
 async def test_create_over_a_file_in_use_leaves_it_alone(
     path: Path, role: LockRole, storage: str
@@ -594,3 +597,10 @@ class LoggingStorage(MemoryStorage):
 def test_errors_of_create_have_one_base() -> None:
     for kind in (RequestError, BackingError, ImageLocked, ImageExists, StorageError):
         assert issubclass(kind, QEDError)
+
+
+@linux
+def test_create_with_blocking_storage_needs_no_event_loop(path: Path) -> None:
+    with pytest.raises(StopIteration):
+        create(path, "1M", storage="blocking").send(None)
+    assert header_of(path).image_size == 1 << 20

@@ -42,7 +42,6 @@ def test_public_names_are_these_in_this_order() -> None:
         "StorageBase",
         "Write",
         "MemoryStorage",
-        "BlockingStorage",
         "DiskStorage",
         "open_storage",
         "LockRole",

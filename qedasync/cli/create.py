@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ VERB = Verb(
 def main(words: Sequence[str]) -> int:
     """Run ``qedasync create``; answers the exit code."""
     from qedasync.cli import format_options
-    from qedasync.cli.run import run_async
+    from qedasync.cli.run import run_async, run_at_once
     from qedasync.cli.sizes import size_word
 
     parsed = parse(VERB, words)
@@ -75,8 +76,17 @@ def main(words: Sequence[str]) -> int:
     values = format_options.parse_format_options(text, fmt, filename)
     local_name(filename)
     _complete(parsed, fmt, filename, size, values)
-    run_async(_create(parsed, fmt, filename, values), brief=True)
+    if _waits(parsed, values):
+        run_async(_create(parsed, fmt, filename, values), brief=True)
+    else:
+        run_at_once(_create(parsed, fmt, filename, values, storage="blocking"))
     return 0
+
+
+def _waits(parsed: Parsed, values: Values) -> bool:
+    """Whether there is anything to wait for, so that an event loop is needed."""
+    looks = "backing_file" in values and not parsed.has("u")
+    return looks or values.get("preallocation", "off") != "off" or sys.platform != "linux"
 
 
 def _complete(parsed: Parsed, fmt: str, filename: str, size: int | None, values: Values) -> None:
@@ -109,7 +119,9 @@ def _put_first(values: Values, name: str, value: int) -> None:
     values.update(rest)
 
 
-async def _create(parsed: Parsed, fmt: str, filename: str, values: Values) -> None:
+async def _create(
+    parsed: Parsed, fmt: str, filename: str, values: Values, storage: str = "auto"
+) -> None:
     from qedasync.cli.format_options import formatting_line
 
     if "backing_file" in values:
@@ -118,7 +130,7 @@ async def _create(parsed: Parsed, fmt: str, filename: str, values: Values) -> No
         raise ToolError(f"{filename}: Image creation needs a size parameter")
     if not parsed.has("q"):
         print(formatting_line(filename, fmt, values), flush=True)
-    await create_image(filename, fmt, values)
+    await create_image(filename, fmt, values, storage)
 
 
 async def _look_at_backing(parsed: Parsed, filename: str, values: Values) -> None:
@@ -150,11 +162,12 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-async def create_image(filename: str, fmt: str, values: Values) -> None:
+async def create_image(filename: str, fmt: str, values: Values, storage: str = "auto") -> None:
     """Make the file; the errors are qemu-img's.
 
     Args:
         values: what :func:`~qedasync.cli.format_options.parse_format_options` gives, with a size.
+        storage: the kind.
     """
     path = local_name(filename)
     if values.get("backing_fmt", "raw") not in FORMATS and "backing_file" in values:
@@ -164,9 +177,10 @@ async def create_image(filename: str, fmt: str, values: Values) -> None:
     check_preallocation(filename, fmt, values)
     try:
         if fmt == "qed":
-            await _create_qed(filename, path, values)
+            await _create_qed(filename, path, values, storage)
         else:
-            await _create_raw(path, int(values["size"]), str(values.get("preallocation", "off")))
+            mode = str(values.get("preallocation", "off"))
+            await _create_raw(path, int(values["size"]), mode, storage)
     except ToolError:
         raise
     except ImageLocked as error:
@@ -212,7 +226,7 @@ def check_preallocation(filename: str, fmt: str, values: Values) -> None:
         raise ToolError(f"{filename}: Unsupported preallocation mode: {mode}")
 
 
-async def _create_qed(filename: str, path: str, values: Values) -> None:
+async def _create_qed(filename: str, path: str, values: Values, storage: str) -> None:
     import qedasync
     from qedasync.cli.format_options import check_geometry
 
@@ -228,15 +242,16 @@ async def _create_qed(filename: str, path: str, values: Values) -> None:
         # The one format that an image can record.
         backing_format="raw" if name is not None and values.get("backing_fmt") == "raw" else None,
         backing_unchecked=True,
+        storage=storage,
     )
 
 
-async def _create_raw(path: str, size: int, preallocation: str) -> None:
+async def _create_raw(path: str, size: int, preallocation: str, kind: str) -> None:
     import qedasync
 
     size = whole_sectors(size)
     storage = await qedasync.open_storage(
-        path, writable=True, create=True, lock=qedasync.LockRole.CREATE
+        path, kind, writable=True, create=True, lock=qedasync.LockRole.CREATE
     )
     try:
         await storage.truncate(0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -98,14 +99,38 @@ def run_async(main: Coroutine[Any, Any, T], loop_factory: Any = None, *, brief: 
 def run_at_once(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that waits for nothing, without an event loop: asyncio takes longer to load
     than all that such a verb does.
+
+    SIGINT and SIGTERM end it wherever it is.
+
+    Raises:
+        Interrupted: SIGTERM came.
     """
-    try:
-        main.send(None)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    with _terminable():
+        try:
+            main.send(None)
+        except StopIteration as end:
+            result: T = end.value
+            return result
     main.close()
     raise RuntimeError("a coroutine waits that was not to")
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises, as SIGINT does anyway."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupted(number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _loop_factory() -> Any:

@@ -1,4 +1,8 @@
-"""Opens a file as a storage, by the kind's name."""
+"""Opens a file as a storage, by the kind's name.
+
+Each kind is imported when it is asked for: what has the better one need not wait for the others,
+and a program without an event loop need not wait for asyncio.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,18 @@ import os
 import stat
 import sys
 from functools import partial
+from typing import TYPE_CHECKING
 
 from qedasync.errors import RequestError, StorageError, storage_error
 from qedasync.storage.base import Storage
 from qedasync.storage.locks import LockRole
-from qedasync.storage.memory import CHUNK, MemoryStorage, SparseBytes
-from qedasync.storage.workers import in_thread
+
+if TYPE_CHECKING:
+    from qedasync.storage.memory import MemoryStorage
 
 __all__ = ["open_storage", "STORAGE_KINDS"]
 
-STORAGE_KINDS = ("auto", "posix", "aiofiles", "memory")
+STORAGE_KINDS = ("auto", "posix", "aiofiles", "memory", "blocking")
 
 _POSIX = sys.platform == "linux"  # it stands on preadv2, SEEK_DATA and Linux's locks
 
@@ -35,7 +41,9 @@ async def open_storage(
     Args:
         path: the file.
         kind: ``"posix"`` (fast, Linux), ``"aiofiles"`` (any platform), ``"auto"`` (the better one
-            there is), or ``"memory"``: the file's content as it is now; changes are forgotten.
+            there is), ``"memory"``: the file's content as it is now; changes are forgotten; or
+            ``"blocking"`` (Linux): nothing here or in the storage ever suspends, so that no event
+            loop is needed, and one that runs is held up.
         writable: for reading and writing, else for reading only. A memory storage always is.
         direct: bypass the page cache.
         create: make the file if it is not there; its content is left alone if it is.
@@ -60,9 +68,28 @@ async def open_storage(
     if kind == "posix":
         return await _open_posix(path, writable, direct, create, lock)
     if direct:
-        raise RequestError('the aiofiles storage cannot bypass the page cache (cache="none")')
+        raise RequestError(f'the {kind} storage cannot bypass the page cache (cache="none")')
+    if kind == "blocking":
+        return _open_blocking(path, writable, create, lock)
+    return await _open_portable(path, writable, create, lock)
+
+
+def _open_blocking(
+    path: str | os.PathLike[str], writable: bool, create: bool, lock: LockRole | None
+) -> Storage:
+    if not _POSIX:
+        raise RequestError("the blocking storage needs Linux; use aiofiles")
+    from qedasync.storage.blocking import BlockingStorage
+
+    return BlockingStorage.open(path, writable=writable, create=create, lock=lock)
+
+
+async def _open_portable(
+    path: str | os.PathLike[str], writable: bool, create: bool, lock: LockRole | None
+) -> Storage:
+    from qedasync.storage.workers import in_thread
+
     await in_thread(partial(_refuse_special, os.fsdecode(path)))
-    # Late: what has the better one need not wait for it.
     from qedasync.storage.aiofiles import AiofilesStorage
 
     return await AiofilesStorage.open(path, writable=writable, create=create, lock=lock)
@@ -73,7 +100,6 @@ async def _open_posix(
 ) -> Storage:
     if not _POSIX:
         raise RequestError("the posix storage needs Linux; use aiofiles")
-    # Late: other platforms lack what it imports.
     from qedasync.storage.posix import PosixStorage
 
     return await PosixStorage.open(path, writable=writable, direct=direct, create=create, lock=lock)
@@ -95,6 +121,8 @@ def _refuse_special(path: str) -> None:
 
 async def _load(path: str | os.PathLike[str], create: bool, lock: LockRole | None) -> MemoryStorage:
     """The file's content in memory; holes take none. A new one if there is no file to be had."""
+    from qedasync.storage.memory import CHUNK, MemoryStorage, SparseBytes
+
     role = None if lock is None else LockRole.READ_ONLY
     try:
         file = await open_storage(path, lock=role)

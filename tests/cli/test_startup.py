@@ -68,6 +68,7 @@ def test_version_needs_next_to_nothing(tmp_path: Path) -> None:
 
 # What no verb needs before it has much to do.
 NEVER = {"aiofiles", "argparse", "rich", "unittest", "hashlib"}
+LOOP = {"asyncio", "ctypes", "ssl", "uvloop"}
 # What only a check, a job on a chain, a server or a benchmark needs.
 OTHERS = ("qedasync.check", "qedasync.chain", "qedasync.nbd", "qedasync.bench")
 ENGINE = ("qedasync.engine.core", "qedasync.image", "qedasync.raw", "qedasync.storage.workers")
@@ -107,7 +108,7 @@ def of(modules: set[str], packages: tuple[str, ...]) -> set[str]:
 )
 def test_info_needs_neither_loop_nor_engine(words: list[str], disks: Path) -> None:
     modules = imported(["info", *words], disks)
-    assert modules & (NEVER | {"asyncio", "ctypes", "ssl", "uvloop"}) == set()
+    assert modules & (NEVER | LOOP) == set()
     assert of(modules, (*OTHERS, *ENGINE, "qedasync.jobs")) == set()
 
 
@@ -127,7 +128,6 @@ def test_info_of_what_needs_a_loop_takes_one(words: list[str], disks: Path) -> N
 @pytest.mark.parametrize(
     "words",
     [
-        ["create", "-f", "qed", "new.qed", "1M"],
         ["resize", "x.qed", "+1M"],
         ["measure", "-O", "qed", "--size", "1M"],
         ["measure", "-O", "qed", "x.raw"],
@@ -150,5 +150,23 @@ def test_check_loads_no_more_than_it_needs(disks: Path) -> None:
     assert of(modules, ("qedasync.chain", "qedasync.nbd", "qedasync.bench")) == set()
 
 
-def test_create_without_a_backing_file_needs_no_engine(disks: Path) -> None:
-    assert of(imported(["create", "-f", "qed", "new.qed", "1M"], disks), ENGINE[:3]) == set()
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-f", "qed", "new.qed", "1M"],
+        ["-f", "qed", "-u", "-b", "x.qed", "-F", "qed", "new.qed", "1M"],
+        ["new.raw", "1M"],
+    ],
+    ids=" ".join,
+)
+def test_create_needs_neither_loop_nor_engine(words: list[str], disks: Path) -> None:
+    modules = imported(["create", *words], disks)
+    assert modules & (NEVER | LOOP) == set()
+    assert of(modules, (*OTHERS, *ENGINE, "qedasync.jobs")) == set()
+
+
+def test_create_of_an_overlay_takes_a_loop(disks: Path) -> None:
+    words = ["create", "-f", "qed", "-b", "x.qed", "-F", "qed", "new.qed"]
+    modules = imported(words, disks)
+    assert "asyncio" in modules
+    assert modules & (NEVER | {"uvloop"}) == set()

@@ -20,7 +20,7 @@ from tests.storage.backends import content
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's locks and devices")
 
-FILES = [pytest.param("posix", marks=linux), "aiofiles"]
+FILES = [*(pytest.param(kind, marks=linux) for kind in ("posix", "blocking")), "aiofiles"]
 """The kinds that keep what is written."""
 
 KINDS = [*FILES, "auto", "memory"]

@@ -26,7 +26,10 @@ async def open_host(
 
     Raises:
         ToolError: it cannot be opened; in QEMU's words.
+        LoopNeeded: nor at once.
     """
+    if at_once and (how.direct or sys.platform != "linux"):
+        raise LoopNeeded  # there is no such storage
     path = text(options.pop("filename", None))
     if not path:
         raise ToolError(f"The '{driver}' block driver requires a file name")
@@ -34,7 +37,13 @@ async def open_host(
     _check_kind(driver, path, how)
     role = _role(how, info_only) if locks else None
     try:
-        storage = await (_open_blocking if at_once else _open)(path, how, role)
+        storage = await qedasync.open_storage(
+            path,
+            "blocking" if at_once else "auto",
+            writable=how.writable,
+            direct=how.direct,
+            lock=role,
+        )
         taken = os.stat(path).st_blocks * 512
     except qedasync.ImageLocked as error:
         raise ToolError(_lock_message(error, path)) from error
@@ -49,16 +58,6 @@ async def open_host(
         raise
     opened = {"driver": driver, "filename": path}
     return Layer(driver, storage, opened, path, taken, file=path)
-
-
-async def _open(path: str, how: How, role: qedasync.LockRole | None) -> qedasync.Storage:
-    return await qedasync.open_storage(path, writable=how.writable, direct=how.direct, lock=role)
-
-
-async def _open_blocking(path: str, how: How, role: qedasync.LockRole | None) -> qedasync.Storage:
-    if sys.platform != "linux" or how.direct:
-        raise LoopNeeded
-    return qedasync.BlockingStorage.open(path, writable=how.writable, lock=role)
 
 
 def _take_host(options: Options, how: How) -> bool:
