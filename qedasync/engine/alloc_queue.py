@@ -24,7 +24,8 @@ from qedasync.waiting import Settled
 __all__ = ["AllocatingWrite", "AllocQueue"]
 
 _GROUP_REQUESTS = 256
-_GROUP_BYTES = 32 << 20
+_GROUP_BYTES = 2 << 20  # half of what 64 tasks write: theirs come while the other half is written
+_GROUP_WITH_FILLS = 32 << 20  # bytes; such a group waits for the disk, so the larger the better
 
 
 class AllocatingWrite(Settled):
@@ -127,9 +128,10 @@ class AllocQueue:
     def _take(self) -> list[AllocatingWrite]:
         """Everything that waits, up to what is fair to the loop and to memory."""
         n = size = 0
+        limit = _GROUP_WITH_FILLS if self.fill_bytes else _GROUP_BYTES
         for request in self._waiting[:_GROUP_REQUESTS]:
             size += request.length + self.fill_bytes
-            if n and size > _GROUP_BYTES:
+            if n and size > limit:
                 break
             n += 1
         group, self._waiting = self._waiting[:n], self._waiting[n:]
