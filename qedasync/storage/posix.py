@@ -241,7 +241,7 @@ class PosixStorage:
         if len(buffers) == 1:
             return self.try_write_one(buffers[0], offset, len(buffers[0]))
         length = total_length(buffers)
-        return length <= _INLINE_WRITE_BYTES and self._try_write_many(
+        return 0 < length <= _INLINE_WRITE_BYTES and self._try_write_many(
             [Write(offset, buffers, length, event)], 0
         )
 

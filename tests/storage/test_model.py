@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from qedasync.events import Event
@@ -98,6 +98,7 @@ async def take_many(step: Step, storage: Storage, model: bytearray) -> None:
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=st.lists(steps, max_size=12), initial=st.binary(max_size=50))
+@example(plan=[Step("write", 1, 0, 1, 0)], initial=b"")
 async def test_storage_random_requests_match_a_bytearray(
     backend: Backend, plan: list[Step], initial: bytes
 ) -> None:
