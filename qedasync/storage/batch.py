@@ -39,10 +39,20 @@ class Transfer(Settled):
         ordered: writes to be made in this order.
         grow_to: make the file at least that long first.
         zeroes: the range is to read as zeroes.
+        refused: the kernel has tried it without a thread, and did not do all of it.
         error: the host's error, once done.
     """
 
-    __slots__ = ("buffers", "error", "grow_to", "length", "offset", "ordered", "zeroes")
+    __slots__ = (
+        "buffers",
+        "error",
+        "grow_to",
+        "length",
+        "offset",
+        "ordered",
+        "refused",
+        "zeroes",
+    )
 
     def __init__(
         self,
@@ -62,6 +72,7 @@ class Transfer(Settled):
         self.ordered = ordered
         self.grow_to = grow_to
         self.zeroes = zeroes
+        self.refused = False
         self.error: OSError | None = None
 
     @property

@@ -100,9 +100,14 @@ async def _open_posix(
 ) -> Storage:
     if not _POSIX:
         raise RequestError("the posix storage needs Linux; use aiofiles")
+    # Late, both: other platforms lack what they import, and few go past the page cache.
+    if direct:
+        from qedasync.storage.direct import DirectStorage
+
+        return await DirectStorage.open(path, writable=writable, create=create, lock=lock)
     from qedasync.storage.posix import PosixStorage
 
-    return await PosixStorage.open(path, writable=writable, direct=direct, create=create, lock=lock)
+    return await PosixStorage.open(path, writable=writable, create=create, lock=lock)
 
 
 def _refuse_special(path: str) -> None:

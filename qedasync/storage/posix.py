@@ -64,12 +64,16 @@ class PosixStorage:
         path: for messages.
         loop: the event loop it serves.
         workers: its threads; owned from here on.
-        direct: whether the descriptor has ``O_DIRECT``.
         clock: seconds; how long inline writes take is measured with it.
         waits: how often the loop's thread has waited for something so far.
     """
 
     zero_fills = True
+    direct = False
+    """Whether the descriptor has ``O_DIRECT``."""
+
+    _together = 0
+    """So many that wait leave before the loop's turn has ended; 0 for never."""
 
     def __init__(
         self,
@@ -78,23 +82,21 @@ class PosixStorage:
         loop: asyncio.AbstractEventLoop,
         workers: Workers,
         *,
-        direct: bool,
         clock: Callable[[], float] = perf_counter,
         waits: Callable[[], int] = thread_usage.waits,
     ) -> None:
         self.path = path
-        self.direct = direct
         self._fd = file.fd
         self._size = file.size
         self._loop = loop
         self._workers = workers
         self._nowait = file.nowait
-        self._may_write_inline = file.local and not direct
+        self._may_write_inline = file.local
         self._clock = clock
         self._waits = waits
         self._slow_until = 0.0  # after an inline write that had to wait, none until then
         self._watched_until = 0.0  # after a slow one
-        self._channel = Channel.of(file.fd, direct=direct)
+        self._channel = Channel.of(file.fd, direct=self.direct)
         self._reads: list[Transfer] = []
         self._writes: list[Transfer] = []
         self._reading = self._writing = 0  # batches on threads
@@ -103,7 +105,6 @@ class PosixStorage:
         self._map: FileMap | None = None
         self._released: asyncio.Future[None] | None = None  # what a second close waits for
         self._truncations = 0  # that have succeeded
-        self._exclusive = False  # an unaligned direct write runs alone
         self._unsynced = False
         self._flushing: _Flush | None = None
         self._next_flush: _Flush | None = None
@@ -114,7 +115,6 @@ class PosixStorage:
         path: str | os.PathLike[str],
         *,
         writable: bool = False,
-        direct: bool = False,
         create: bool = False,
         lock: LockRole | None = None,
     ) -> Self:
@@ -123,7 +123,6 @@ class PosixStorage:
         Args:
             path: the file.
             writable: for reading and writing, else for reading only.
-            direct: bypass the page cache (``O_DIRECT``); the caller need not align anything.
             create: make the file if it is not there; its content is left alone if it is.
             lock: QEMU's byte-range locks to take, or None for none.
 
@@ -138,14 +137,14 @@ class PosixStorage:
         opened: list[OpenedFile] = []  # kept for us even if we are cancelled
         try:
             await workers.run(
-                lambda: opened.append(open_file(name, writable, direct, create, lock))
+                lambda: opened.append(open_file(name, writable, cls.direct, create, lock))
             )
         except BaseException:
             workers.close()
             for file in opened:
                 os.close(file.fd)
             raise
-        return cls(opened[0], name, loop, workers, direct=direct)
+        return cls(opened[0], name, loop, workers)
 
     @property
     def size(self) -> int:
@@ -215,6 +214,8 @@ class PosixStorage:
         if not self._read_scheduled:
             self._read_scheduled = True
             self._loop.call_soon(self._dispatch_reads)
+        elif len(self._reads) == self._together:
+            self._dispatch_reads()
         await self._settle(read, reads=True)
 
     def _dispatch_reads(self) -> None:
@@ -344,34 +345,15 @@ class PosixStorage:
         if not self._write_scheduled:
             self._write_scheduled = True
             self._loop.call_soon(self._dispatch_writes)
+        elif len(self._writes) == self._together:
+            self._dispatch_writes()
         await self._settle(write, reads=False)
 
     def _dispatch_writes(self) -> None:
-        """Send what waits to a thread: one batch at a time, several if the file is direct."""
+        """Send what waits to a thread, one batch at a time."""
         self._write_scheduled = False
-        if self.direct:
-            self._dispatch_direct_writes()
-        elif self._writes and not self._writing:
+        if self._writes and not self._writing:
             batch, self._writes = self._writes, []
-            self._start_writes(batch)
-
-    def _dispatch_direct_writes(self) -> None:
-        """Aligned writes run side by side; an unaligned one waits for them and runs alone."""
-        while self._writes and not self._exclusive:
-            if not self._writes[0].aligned:
-                if not self._writing:
-                    self._exclusive = True
-                    self._start_writes([self._writes.pop(0)])
-                return
-            free = self._workers.limit - self._writing
-            if free <= 0:
-                return
-            ready = next(
-                (i for i, write in enumerate(self._writes) if not write.aligned),
-                len(self._writes),
-            )
-            share = -(-ready // free)
-            batch, self._writes = self._writes[:share], self._writes[share:]
             self._start_writes(batch)
 
     def _start_writes(self, batch: list[Transfer]) -> None:
@@ -383,7 +365,6 @@ class PosixStorage:
 
     def _writes_done(self, batch: list[Transfer], truncations: int) -> None:
         self._writing -= 1
-        self._exclusive = False
         self._unsynced = True
         for write in batch:
             if write.error is None and write.end > self._size:
@@ -493,7 +474,7 @@ class PosixStorage:
         self._dispatch_writes()
         self._begin_flush()
         try:
-            await self._workers.drain()
+            await self._drain()
         finally:
             if self._map is not None:
                 self._map.close()
@@ -501,6 +482,13 @@ class PosixStorage:
             self._workers.close()
             os.close(fd)
             self._released.set_result(None)
+
+    async def _drain(self) -> None:
+        """Wait until nothing is under way.
+
+        Cancellation: runs to the end.
+        """
+        await self._workers.drain()
 
     # ---------------------------------------------------------------- helpers
 

@@ -19,7 +19,10 @@ __all__ = [
     "IOV_MAX",
     "direct_read",
     "direct_write",
+    "gather",
     "read_fully",
+    "round_up",
+    "scatter",
     "total_length",
     "write_fully",
 ]
@@ -91,13 +94,14 @@ def direct_read(fd: int, buffers: ReadBuffers, offset: int) -> None:
         skip = start - aligned
         step = min(len(flat) - position, _BOUNCE_BYTES - skip)
         bounce = _bounce()
-        span = _round_up(skip + step)
+        span = round_up(skip + step)
         got = _read_aligned(fd, bounce, span, aligned)
         if got < skip + step:
             bounce[got : skip + step] = bytes(skip + step - got)
         flat[position : position + step] = bounce[skip : skip + step]
         position += step
-    _unflatten(flat, buffers)
+    if len(buffers) > 1:
+        scatter(flat, buffers)
 
 
 def direct_write(fd: int, buffers: WriteBuffers, offset: int) -> None:
@@ -121,7 +125,7 @@ def _write_span(fd: int, data: memoryview, offset: int) -> None:
     bounce = _bounce()
     skip = offset % ALIGNMENT
     aligned, end = offset - skip, skip + len(data)
-    span = _round_up(end)
+    span = round_up(end)
     cut = None
     if skip or span != end:
         got = _read_aligned(fd, bounce, span, aligned)
@@ -157,16 +161,24 @@ def _flatten(buffers: ReadBuffers) -> memoryview:
     return memoryview(bytearray(total_length(buffers)))
 
 
-def _unflatten(flat: memoryview, buffers: ReadBuffers) -> None:
-    if len(buffers) == 1:
-        return
+def scatter(source: memoryview, buffers: ReadBuffers) -> None:
+    """Fill ``buffers``, laid end to end, with bytes from the beginning of ``source``."""
     start = 0
     for buffer in buffers:
-        memoryview(buffer)[:] = flat[start : start + len(buffer)]
+        memoryview(buffer)[:] = source[start : start + len(buffer)]
         start += len(buffer)
 
 
-def _round_up(value: int) -> int:
+def gather(buffers: WriteBuffers, target: memoryview) -> None:
+    """Lay ``buffers`` end to end into ``target``, from its beginning."""
+    start = 0
+    for buffer in buffers:
+        target[start : start + len(buffer)] = buffer
+        start += len(buffer)
+
+
+def round_up(value: int) -> int:
+    """The multiple of :data:`ALIGNMENT` that is not below ``value``."""
     return -(-value // ALIGNMENT) * ALIGNMENT
 
 

@@ -6,10 +6,11 @@ import asyncio
 import errno
 import itertools
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,8 +26,16 @@ from qedasync.storage.recorder import RecorderStorage
 from qedasync.storage.workers import Workers
 from tests.helpers.model import blank
 
+if TYPE_CHECKING:  # there are none of these on other platforms
+    from qedasync.storage.direct import DirectStorage
+    from qedasync.storage.native_aio import AioCalls
+
 PORTABLE = ("memory", "memory-async", "aiofiles")
-LINUX = ("posix", "posix-threads", "posix-direct", "blocking") if sys.platform == "linux" else ()
+LINUX = (
+    ("posix", "posix-threads", "direct", "direct-threads", "blocking")
+    if sys.platform == "linux"
+    else ()
+)
 PLAIN = PORTABLE + LINUX
 DISKS = ("disk-raw", "disk-qed")
 """Files that lie in a disk."""
@@ -70,14 +79,19 @@ class Backend:
             return await AiofilesStorage.open(path, writable=True)
         # There are none of these on other platforms.
         from qedasync.storage.blocking import BlockingStorage
+        from qedasync.storage.direct import DirectStorage
         from qedasync.storage.posix import PosixStorage
 
         if name == "blocking":
             return BlockingStorage.open(path, writable=True)
         if name == "posix-threads":
             return threaded(path)
+        if name == "posix":
+            return await PosixStorage.open(path, writable=True)
         try:
-            return await PosixStorage.open(path, writable=True, direct=name == "posix-direct")
+            if name == "direct":
+                return await DirectStorage.open(path, writable=True)
+            return direct(path, lambda: None)
         except StorageError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -103,7 +117,17 @@ def threaded(path: Path) -> Storage:
 
     loop = asyncio.get_running_loop()
     file = open_file(str(path), True, False, False, None)._replace(local=False)
-    return PosixStorage(file, str(path), loop, Workers(loop, 8, "qedasync-io"), direct=False)
+    return PosixStorage(file, str(path), loop, Workers(loop, 8, "qedasync-io"))
+
+
+def direct(path: Path, calls: Callable[[], AioCalls | None]) -> DirectStorage:
+    """A storage past the page cache, with these calls for native AIO."""
+    from qedasync.storage.direct import DirectStorage
+    from qedasync.storage.host import open_file
+
+    loop = asyncio.get_running_loop()
+    file = open_file(str(path), True, True, False, None)
+    return DirectStorage(file, str(path), loop, Workers(loop, 8, "qedasync-io"), calls=calls)
 
 
 async def content(storage: Storage) -> bytes:

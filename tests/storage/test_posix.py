@@ -19,6 +19,7 @@ import pytest
 from qedasync.errors import StorageError
 from qedasync.events import Event
 from qedasync.storage.base import Write
+from qedasync.storage.direct import DirectStorage
 from qedasync.storage.host import OpenedFile
 from qedasync.storage.posix import PosixStorage
 from qedasync.storage.workers import Workers
@@ -90,7 +91,6 @@ class Bench:
             os.fspath(path),
             asyncio.get_running_loop(),
             self.workers,
-            direct=False,
             clock=self.clock,
             waits=self._count_waits,
         )
@@ -245,7 +245,7 @@ async def test_file_that_is_not_local_is_never_written_inline(path: Path) -> Non
 
 async def test_direct_file_is_never_written_inline(path: Path) -> None:
     try:
-        storage = await PosixStorage.open(path, writable=True, direct=True)
+        storage = await DirectStorage.open(path, writable=True)
     except StorageError as error:
         if error.errno != errno.EINVAL:
             raise

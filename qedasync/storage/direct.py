@@ -1,0 +1,110 @@
+"""The fast storage past the page cache (``O_DIRECT``): native AIO first, threads for the rest.
+
+Nothing here is cached, so nothing is made inline, and a thread for each request in flight would be
+slow. What native AIO takes goes to the kernel in one call for all that wait in a turn of the loop;
+what it does not, or not in full, goes the way of every other storage, which reports errors and
+knows what lies past the end.
+
+The race to keep in mind: an unaligned write reads blocks and writes them back, so it runs alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from qedasync.storage.batch import Transfer
+from qedasync.storage.host import OpenedFile
+from qedasync.storage.native_aio import AioCalls, NativeAio, host_calls
+from qedasync.storage.posix import PosixStorage
+from qedasync.storage.workers import Workers
+
+__all__ = ["DirectStorage"]
+
+
+class DirectStorage(PosixStorage):
+    """A file on the host, open with ``O_DIRECT``; made by :meth:`open`. Implements ``Storage``.
+
+    Args:
+        file, path, loop, workers: as for :class:`~qedasync.storage.posix.PosixStorage`.
+        calls: finds those of native AIO; None if the host has none.
+    """
+
+    direct = True
+    _together = 16  # the device works on them while the turn brings forth more
+
+    def __init__(
+        self,
+        file: OpenedFile,
+        path: str,
+        loop: asyncio.AbstractEventLoop,
+        workers: Workers,
+        *,
+        calls: Callable[[], AioCalls | None] = host_calls,
+    ) -> None:
+        super().__init__(file, path, loop, workers)
+        self._exclusive = False  # an unaligned write runs
+        self._native = NativeAio(file.fd, loop, self._native_done, calls())
+
+    def _dispatch_reads(self) -> None:
+        self._reads = self._native.start_reads(self._reads)
+        super()._dispatch_reads()
+
+    def _dispatch_writes(self) -> None:
+        """Aligned writes run side by side; an unaligned one waits for them and runs alone."""
+        self._write_scheduled = False
+        while self._writes and not self._exclusive:
+            aligned = next(
+                (i for i, write in enumerate(self._writes) if not write.aligned),
+                len(self._writes),
+            )
+            if not aligned:
+                if not self._writing and not self._native.writing:
+                    self._exclusive = True
+                    self._start_writes([self._writes.pop(0)])
+                return
+            left = self._start_native(self._writes[:aligned])
+            self._writes[:aligned] = left
+            free = self._workers.limit - self._writing
+            if left and free <= 0:
+                return
+            if left:
+                share = -(-len(left) // free)
+                batch, self._writes = self._writes[:share], self._writes[share:]
+                self._start_writes(batch)
+
+    def _start_native(self, writes: list[Transfer]) -> list[Transfer]:
+        """Hand over writes inside the file: growing it is for a thread. Answers the others."""
+        inside = [write for write in writes if write.plain and write.end <= self._size]
+        others = [write for write in writes if not write.plain or write.end > self._size]
+        return self._native.start_writes(inside) + others
+
+    def _native_done(self, reads: list[Transfer], writes: list[Transfer]) -> None:
+        """The kernel has let go of these; what was refused is for a thread."""
+        if writes:
+            self._unsynced = True
+        for transfer in (*reads, *writes):
+            if not transfer.refused:
+                transfer.finish()
+        self._reads += [read for read in reads if read.refused]
+        self._writes += [write for write in writes if write.refused]
+        if self._reads:
+            self._dispatch_reads()
+        if self._writes:
+            self._dispatch_writes()
+
+    def _writes_done(self, batch: list[Transfer], truncations: int) -> None:
+        self._exclusive = False
+        super()._writes_done(batch, truncations)
+
+    async def _drain(self) -> None:
+        try:
+            await self._native.drain()
+        finally:
+            self._native.stop()
+            self._workers.submit(self._native.release, _nothing)
+            await super()._drain()
+
+
+def _nothing() -> None:
+    """There is nobody to tell."""
