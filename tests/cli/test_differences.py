@@ -113,7 +113,10 @@ def test_bench_that_never_ends_or_divides_by_zero_is_refused(words: str, tmp_pat
 
 @pytest.mark.parametrize("side", ["real", "ours"])
 def test_raw_file_that_another_writes_is_refused(side: str, tmp_path: Path) -> None:
-    twins = Twins(tmp_path, lambda folder: qemu.img("create", "-q", folder / "x.raw", "1M"))
+    def build(folder: Path) -> None:
+        qemu.img("create", "-q", folder / "x.raw", "1M")
+
+    twins = Twins(tmp_path, build)
     folder, run = {"real": (twins.real, twins.theirs), "ours": (twins.mine, twins.ours)}[side]
     with qemu.hold(folder / "x.raw", "-f", "raw"):
         assert run("map -f raw x.raw").code == (1 if side == "ours" else 0)
