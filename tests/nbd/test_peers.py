@@ -29,11 +29,12 @@ async def tool(*words: str | Path, code: int = 0, text: str = "") -> str:
         pytest.skip(f"there is no {words[0]}")
     process = await asyncio.create_subprocess_exec(
         *words,
-        stdin=asyncio.subprocess.PIPE,
+        # A pipe to one that reads nothing may be gone before anything is written to it.
+        stdin=asyncio.subprocess.PIPE if text else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await process.communicate(text.encode())
+    said, _ = await process.communicate(text.encode() if text else None)
     assert process.returncode == code, f"{words}: {said.decode()}"
     return said.decode()
 
