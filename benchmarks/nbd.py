@@ -82,6 +82,7 @@ class NbdCase:
 
     def prepare(self, image: Path) -> None:
         """Make the image, by QEMU's tools, and written back."""
+        image.unlink(missing_ok=True)
         qemu.create(str(image), self.size)
         if self.filled:
             qemu.fill(str(image), [(0, self.filled)])

@@ -48,6 +48,9 @@ _FLAGS: dict[int, int] = {
     Command.BLOCK_STATUS: int(CommandFlag.REQ_ONE),
 }
 _WRITES = {Command.WRITE, Command.TRIM, Command.WRITE_ZEROES}
+# And quicker to compare with.
+_READ, _WRITE, _FUA = int(Command.READ), int(Command.WRITE), int(CommandFlag.FUA)
+_BOUNDED = frozenset({_READ, _WRITE, int(Command.CACHE)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class Export:
         if request.command not in _FLAGS:
             return Refusal(Error.EINVAL, f"unknown command {request.command}")
         allowed = _FLAGS[request.command]
-        if replies.extended and request.command == Command.WRITE:
+        if replies.extended and request.command == _WRITE:
             allowed |= int(CommandFlag.PAYLOAD_LEN)
         if request.flags & ~allowed:
             return Refusal(Error.EINVAL, f"flags {request.flags:#x} do not belong to the command")
@@ -144,7 +147,7 @@ class Export:
             if request.offset or request.length:
                 return Refusal(Error.EINVAL, "a flush has no range")
             return None
-        if command in (Command.READ, Command.WRITE, Command.CACHE) and request.length > MAX_REQUEST:
+        if request.length > MAX_REQUEST and command in _BOUNDED:
             return Refusal(Error.EOVERFLOW, f"more than {MAX_REQUEST} bytes at once")
         if request.offset + request.length > size:
             number = Error.ENOSPC if command in _WRITES else Error.EINVAL
@@ -154,7 +157,7 @@ class Export:
                 return Refusal(Error.EINVAL, "no metadata context was chosen")
             if not request.length:
                 return Refusal(Error.EINVAL, "a block status needs a length")
-        if command == Command.READ and request.flags and not replies.structured:
+        if command == _READ and request.flags and not replies.structured:
             return Refusal(Error.EINVAL, "DF needs structured replies")
         return None
 
@@ -176,13 +179,13 @@ class Export:
         self, request: Request, replies: Replies, contexts: dict[str, int]
     ) -> Sequence[bytes | bytearray]:
         command = request.command
-        if command == Command.READ:
+        if command == _WRITE:
+            await self.disk.pwrite(request.payload, request.offset)
+        elif command == _READ:
             data = await self.disk.pread(request.length, request.offset)
             return [replies.head(request.cookie, request.offset, request.length), data]
-        if command == Command.BLOCK_STATUS:
+        elif command == Command.BLOCK_STATUS:
             return await self._block_status(request, replies, contexts)
-        if command == Command.WRITE:
-            await self.disk.pwrite(request.payload, request.offset)
         elif command == Command.WRITE_ZEROES:
             await self._write_zeroes(request)
         elif command == Command.TRIM:
@@ -190,7 +193,7 @@ class Export:
         elif command == Command.FLUSH:
             await self.disk.flush()
         # CACHE: the page cache is the host's affair; there is nothing to do, and no harm in asking.
-        if request.flags & CommandFlag.FUA:
+        if request.flags & _FUA:
             await self.disk.flush()
         return [replies.done(request.cookie, request.offset)]
 
