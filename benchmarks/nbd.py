@@ -155,9 +155,11 @@ def _copy(source: str, target: str) -> Client:
     def run(uri: str, sock: Path, folder: Path) -> float:
         command = ["nbdcopy", source.format(uri=uri), target.format(uri=uri)]
         begin = time.perf_counter()
-        subprocess.run(command, cwd=folder, check=True)
+        done = subprocess.run(command, cwd=folder, capture_output=True)
         seconds = time.perf_counter() - begin
         folder.joinpath("out.raw").unlink(missing_ok=True)
+        if done.returncode:
+            raise RunError
         return seconds
 
     return run

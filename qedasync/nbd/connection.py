@@ -216,10 +216,12 @@ class Connection(asyncio.BufferedProtocol):
         for number, request in enumerate(requests):
             if self._ending:
                 break
-            if self._has_its_share:
+            long = _is_long_read(request)
+            if self._has_its_share or (long and self._outgoing.lagging):
                 self._put_off(requests[number:])
                 break
-            self._start(request)
+            if not (long and self._finish_long(request)):
+                self._start(request)
         self._flush()
         self._balance()
 
@@ -254,6 +256,16 @@ class Connection(asyncio.BufferedProtocol):
         self._hanging_up = command == _DISC
         return False
 
+    def _finish_long(self, request: Request) -> bool:
+        """A long read of one piece, likewise."""
+        piece = self._export.try_read_long(request, self._replies, self._server.pool)
+        if piece is None:
+            return False
+        self._outgoing.send(piece)
+        self._counters.inline_reads += 1
+        self._counters.bytes_read += request.length
+        return True
+
     @property
     def _has_its_share(self) -> bool:
         """Whether the client has as much in flight as it may."""
@@ -261,7 +273,9 @@ class Connection(asyncio.BufferedProtocol):
         return self._in_flight >= limits.requests_in_flight or self._bytes >= limits.bytes_in_flight
 
     def _put_off(self, requests: list[Request]) -> None:
-        """More came at once than may be in flight: the rest waits, and nothing more is read."""
+        """More came at once than may be in flight, or than the client takes: the rest waits, and
+        nothing more is read.
+        """
         for request in requests:
             request.keep(self._server.pool)
         self._waiting = requests
@@ -269,7 +283,14 @@ class Connection(asyncio.BufferedProtocol):
     def _go_on(self) -> None:
         self._going_on = False
         requests, self._waiting = self._waiting, []
-        self._begin(requests)
+        self._begin([request for request in requests if not self._finish_again(request)])
+
+    def _finish_again(self, request: Request) -> bool:
+        one = request
+        if self._finish(one.command, one.flags, one.cookie, one.offset, one.length, one.payload):
+            request.release(self._server.pool)
+            return True
+        return False
 
     def _start(self, request: Request) -> None:
         """Serve a request that may have to wait."""
@@ -291,7 +312,7 @@ class Connection(asyncio.BufferedProtocol):
         counters.in_flight += 1
         counters.bytes_in_flight += weight
         try:
-            if request.command == _READ and request.length >= SPARSE_FROM and not request.flags:
+            if _is_long_read(request):
                 await self._stream(request, export)
             else:
                 self._reply(await export.answer(request, self._replies, self._contexts))
@@ -347,8 +368,9 @@ class Connection(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or self._reader is None:
             return
-        full = self._outgoing.lagging or bool(self._waiting) or self._has_its_share
-        if self._waiting and not self._going_on and not self._has_its_share:
+        busy = self._outgoing.lagging or self._has_its_share
+        full = busy or bool(self._waiting)
+        if self._waiting and not busy and not self._going_on:
             self._going_on = True
             self._loop.call_soon(self._go_on)
         if full != self._reading_paused and not transport.is_closing():
@@ -382,3 +404,8 @@ class Connection(asyncio.BufferedProtocol):
         """The client's fault: this connection ends, and no other."""
         self._server.note_fault(self, reason)
         self.abort()
+
+
+def _is_long_read(request: Request) -> bool:
+    """Whether the reply may leave in pieces."""
+    return request.command == _READ and request.length >= SPARSE_FROM and not request.flags

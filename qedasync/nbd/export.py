@@ -208,6 +208,22 @@ class Export:
             await self.disk.pwrite(zeroes[:step] if step < len(zeroes) else zeroes, pos)
             pos += step
 
+    def try_read_long(self, request: Request, replies: Replies, pool: BufferPool) -> Piece | None:
+        """The whole reply to a long read, if one piece is enough and the disk need not wait."""
+        offset, length = request.offset, request.length
+        if length > _PIECE or self._try_readinto is None:
+            return None
+        data = pool.take(length)
+        try:
+            done = self._try_readinto(data, offset)
+        except QEDError:  # whoever reads it again is told
+            done = False
+        if not done:
+            pool.give(data)
+            return None
+        self.note_inline(length // _UNIT)
+        return replies.head(request.cookie, offset, length), [data]
+
     def read_long(
         self, request: Request, replies: Replies, pool: BufferPool
     ) -> AsyncGenerator[Piece, None]:

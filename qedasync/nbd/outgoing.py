@@ -80,21 +80,8 @@ class Outgoing:
         if data and self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
 
-    async def stream(self, pieces: AsyncGenerator[Piece, None]) -> None:
-        """Send a long reply, piece by piece, when its turn comes. Raises what ``pieces`` raises."""
-        async with aclosing(pieces):
-            piece = await anext(pieces)  # at once, so that the disk has several replies' to find
-            async with self._turn:
-                await self._send(piece)
-                async for piece in pieces:
-                    if self.transport is None:
-                        break
-                    await self._send(piece)
-
-    async def _send(self, piece: Piece) -> None:
-        if self.lagging:
-            self._caught_up = self._loop.create_future()
-            await self._caught_up
+    def send(self, piece: Piece) -> None:
+        """Send a piece of a long reply, or all of one, at once."""
         head, data = piece
         self.write(head)
         for view in data:
@@ -106,3 +93,20 @@ class Outgoing:
             for view in self._lent:
                 self._pool.give(view)
             self._lent.clear()
+
+    async def stream(self, pieces: AsyncGenerator[Piece, None]) -> None:
+        """Send a long reply, piece by piece, when its turn comes. Raises what ``pieces`` raises."""
+        async with aclosing(pieces):
+            piece = await anext(pieces)  # at once, so that the disk has several replies' to find
+            async with self._turn:
+                await self._send_soon(piece)
+                async for piece in pieces:
+                    if self.transport is None:
+                        break
+                    await self._send_soon(piece)
+
+    async def _send_soon(self, piece: Piece) -> None:
+        if self.lagging:
+            self._caught_up = self._loop.create_future()
+            await self._caught_up
+        self.send(piece)

@@ -48,7 +48,7 @@ class Limits:
     waiting: int = 0
     handshake_seconds: float = 10.0
     requests_in_flight: int = 256
-    bytes_in_flight: int = 64 << 20
+    bytes_in_flight: int = 8 << 20  # more only makes the buffers colder
     drain_seconds: float = 30.0
 
 

@@ -250,9 +250,31 @@ async def test_long_reads_of_a_slow_client_leave_whole_among_short_ones(
                     assert left.pop(cookie)[1] == 0
 
 
+async def test_long_reads_of_a_client_that_lags_behind_wait_in_no_buffer(tmp_path: Path) -> None:
+    """What is not read yet takes no memory; all of it is read when the client has caught up."""
+    length, count = 256 << 10, 100
+    reads = [request(0, n << 10, length, cookie=n) for n in range(count)]
+    async with served(tmp_path) as (server, image):
+        content = Random(7).randbytes(length + (count << 10))
+        await image.pwrite(content, 0)
+        async with raw_client(server, go(b"disk"), *reads) as (reader, _):
+            await until(lambda: server.counters.inline_reads > 0)
+            await asyncio.sleep(0.05)
+            assert server.counters.inline_reads < count // 2
+            assert server.counters.bytes_in_flight == 0
+            await entered(reader)
+            for _ in range(count):
+                _, error, cookie = struct.unpack(">IIQ", await reader.readexactly(16))
+                assert error == 0
+                start = cookie << 10
+                assert await reader.readexactly(length) == content[start : start + length]
+
+
 async def test_long_read_of_a_client_that_has_left_ends(tmp_path: Path) -> None:
-    async with served(tmp_path) as (server, _):
-        async with raw_client(server, go(b"disk"), *[request(0, 0, SIZE)] * 8) as (reader, writer):
+    async with served(tmp_path) as (server, image):
+        await image.pwrite(b"x" * SIZE, 0)
+        sent = [option(8), go(b"disk"), request(0, 0, SIZE)]
+        async with raw_client(server, *sent) as (reader, writer):
             await entered(reader)
             await until(lambda: server.counters.in_flight > 0)
             writer.transport.abort()
