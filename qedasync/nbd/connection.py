@@ -5,7 +5,8 @@ that sends faster than it reads, or asks for more than its share at once, is not
 has caught up; nobody else waits for it. What goes wrong with a client ends that client alone.
 
 What comes at once is done in the order of its coming, as far as the disk need not wait, and the
-rest is started then. Replies leave a few at a time, so that the client works while we do.
+rest is started then. What is done at once is answered together: to send some of it earlier, so that
+the client works while we do, has been tried, and takes longer.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ __all__ = ["Connection"]
 T = TypeVar("T")
 
 _HANDSHAKE_BUFFER = 4096
-_PARTS_OF_READS, _PARTS_OF_WRITES = 16, 8  # of eight replies, which leave together
 _COMMANDS = {int(command): command.name.lower() for command in Command}
 # Plain numbers: comparing members of an enum takes several times as long.
 _READ, _WRITE, _DISC = int(Command.READ), int(Command.WRITE), int(Command.DISC)
@@ -241,8 +241,6 @@ class Connection(asyncio.BufferedProtocol):
             self._out.append(data)
             self._counters.inline_reads += 1
             self._counters.bytes_read += length
-            if len(self._out) >= _PARTS_OF_READS:
-                self._outgoing.flush()
             return True
         if command == _WRITE:
             if self._try_pwrite is None or not length or not self._try_pwrite(payload, offset):
@@ -250,8 +248,6 @@ class Connection(asyncio.BufferedProtocol):
             self._out.append(self._replies.done(cookie, offset))
             self._counters.inline_writes += 1
             self._counters.bytes_written += length
-            if len(self._out) >= _PARTS_OF_WRITES:
-                self._outgoing.flush()
             return True
         self._hanging_up = command == _DISC
         return False
