@@ -1,10 +1,12 @@
-"""Cutting a list of buffers laid end to end."""
+"""Lists of buffers laid end to end: cut, and filled with zeroes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["cut"]
+from qedasync.storage.base import ReadBuffers
+
+__all__ = ["cut", "zero"]
 
 
 def cut(
@@ -25,3 +27,9 @@ def cut(
         length -= len(view)
         start = 0
     return views
+
+
+def zero(buffers: ReadBuffers) -> None:
+    """Fill ``buffers`` with zeroes."""
+    for buffer in buffers:
+        buffer[:] = bytes(len(buffer))

@@ -27,7 +27,7 @@ from qedasync.engine.commit import Committer
 from qedasync.engine.extents import Extent, joined
 from qedasync.engine.gate import Gate
 from qedasync.engine.header_file import HeaderFile
-from qedasync.engine.inline import TryView, bind_read, bind_view, bind_write
+from qedasync.engine.inline import TryView, bind_read, bind_unmapped, bind_view, bind_write
 from qedasync.engine.l2_cache import L2Cache
 from qedasync.engine.metadata import load_metadata
 from qedasync.engine.need_check import Clock, LoopClock, NeedCheck
@@ -162,7 +162,8 @@ class Engine:
         self._try_read_into = storage.try_read_into
         self._viewer: Viewer | None = None
         young = self.cache.young
-        self.try_read = bind_read(self, geometry, young, storage, self.budget)
+        self._try_unmapped = bind_unmapped(self, self.tables)
+        self.try_read = bind_read(self, geometry, young, storage, self.budget, self._try_unmapped)
         self.try_view: TryView = _view_nothing
         self._write_inline = bind_write(self, geometry, young, storage, self.budget, self.stats)
         # What would return before it is durable is not offered to who cannot wait for that.
@@ -235,16 +236,22 @@ class Engine:
     # ------------------------------------------------------------------ reads
 
     def try_read_into(self, buffers: ReadBuffers, pos: int, length: int) -> bool:
-        """Like :meth:`try_read`, into ``buffers``; only from mapped clusters."""
+        """Like :meth:`try_read`, into ``buffers``, whose content is undefined after False."""
         budget = self.budget
         if budget.reads < budget.limit and 0 <= pos <= self.image_size - length and length > 0:
-            offset = self.tables.find_mapped(pos, length)
-            if offset and self._try_read_into(buffers, offset):
+            if self.try_fill(buffers, pos, length):
                 budget.reads += 1
                 if length > SMALL:
                     budget.limit -= length // SMALL
                 return True
         return False
+
+    def try_fill(self, buffers: ReadBuffers, pos: int, length: int) -> bool:
+        """The same for an image above, inside this one: the request is counted there."""
+        offset = self.tables.find_mapped(pos, length)
+        if offset:
+            return self._try_read_into(buffers, offset)
+        return self._try_unmapped(buffers, pos, length)
 
     def try_read_data(self, buffer: memoryview, pos: int) -> bool:
         """Fill ``buffer`` from any number of clusters, if all of them are mapped and at hand.

@@ -13,16 +13,33 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from qedasync.engine.budget import SMALL, Budget
+from qedasync.engine.buffers import zero
 from qedasync.engine.source import Source
 from qedasync.engine.stats import Stats
+from qedasync.engine.tables import Tables
 from qedasync.engine.views import FilePages
+from qedasync.errors import FormatError
+from qedasync.format.cluster import ClusterKind, Lookup
 from qedasync.format.geometry import SLICE_ENTRIES, Geometry
-from qedasync.storage.base import ZERO_CHUNK, Storage
+from qedasync.storage.base import ZERO_CHUNK, ReadBuffers, Storage
 
-__all__ = ["Guest", "TryRead", "TryView", "TryWrite", "bind_read", "bind_view", "bind_write"]
+__all__ = [
+    "Guest",
+    "TryRead",
+    "TryUnmapped",
+    "TryView",
+    "TryWrite",
+    "bind_read",
+    "bind_unmapped",
+    "bind_view",
+    "bind_write",
+]
 
 TryRead: TypeAlias = Callable[[int, int], bytearray | None]
 """``try_read(length, pos)``: the bytes, or None."""
+
+TryUnmapped: TypeAlias = Callable[[ReadBuffers, int, int], bool]
+"""``try_unmapped(buffers, pos, length)``: whether they have been filled."""
 
 TryView: TypeAlias = Callable[[int, int], memoryview | None]
 """``try_view(length, pos)``: the bytes where they are, or None."""
@@ -84,7 +101,12 @@ _Slices: TypeAlias = Mapping[int, "array[int]"]
 
 
 def bind_read(
-    guest: Guest, geometry: Geometry, young: _Slices, storage: Storage, budget: Budget
+    guest: Guest,
+    geometry: Geometry,
+    young: _Slices,
+    storage: Storage,
+    budget: Budget,
+    try_unmapped: TryUnmapped,
 ) -> TryRead:
     """Make ``try_read`` for an image whose sound slices are in ``young``."""
     slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
@@ -93,21 +115,22 @@ def bind_read(
 
     def try_read(length: int, pos: int) -> bytearray | None:
         if budget.reads < budget.limit and pos + length <= guest.image_size and length > 0:
-            try:
-                entries = young[pos >> slice_shift]
-            except KeyError:  # not loaded; and a negative position has no slice
-                return None
             inside = pos & cluster_mask
             if inside + length <= cluster_size:
-                entry = entries[(pos >> cluster_bits) & index_mask]
+                try:
+                    entry = young[pos >> slice_shift][(pos >> cluster_bits) & index_mask]
+                except KeyError:  # not loaded, or there is no table; a negative position has none
+                    entry = 0
                 if entry > 1:
                     data = try_read_one(length, entry + inside)
                     if data is None:
                         return None
-                elif entry == 1 or guest.backing is None:
+                elif entry == 1:
                     data = bytearray(length)
                 else:
-                    return None
+                    data = bytearray(length)
+                    if not try_unmapped((data,), pos, length):
+                        return None
                 budget.reads += 1
                 if length > small:
                     budget.limit -= length // small
@@ -115,6 +138,31 @@ def bind_read(
         return None
 
     return try_read
+
+
+def bind_unmapped(guest: Guest, tables: Tables) -> TryUnmapped:
+    """Make ``try_unmapped``: zeroes, or what the backing file has, where nothing is mapped.
+
+    It counts nothing: that is for the image on top, whose request it is.
+    """
+
+    def try_unmapped(buffers: ReadBuffers, pos: int, length: int) -> bool:
+        if pos < 0:
+            return False
+        try:
+            found = tables.lookup(pos, length)
+        except FormatError:
+            return False
+        if type(found) is not Lookup or found.length < length or found.kind is ClusterKind.FOUND:
+            return False
+        backing = guest.backing
+        if found.kind is ClusterKind.ZERO or backing is None:
+            zero(buffers)
+        elif pos + length > backing.size or not backing.try_read_into(buffers, pos):
+            return False
+        return True
+
+    return try_unmapped
 
 
 def bind_view(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from qedasync.engine.buffers import cut
+from qedasync.engine.buffers import cut, zero
 from qedasync.engine.fanout import run_all
 from qedasync.engine.source import Source
 from qedasync.engine.tables import Tables
@@ -77,9 +77,3 @@ class Reader:
             part = cut(part, 0, inside)
         if inside and not backing.try_read_into(part, pos):
             misses.append((backing.read_into, part, pos))
-
-
-def zero(buffers: ReadBuffers) -> None:
-    """Fill ``buffers`` with zeroes."""
-    for buffer in buffers:
-        buffer[:] = bytes(len(buffer))

@@ -124,7 +124,7 @@ class ImageSource:
         return self.engine.image_size
 
     def try_read_into(self, buffers: ReadBuffers, pos: int) -> bool:
-        return self.engine.try_read_into(buffers, pos, sum(map(len, buffers)))
+        return self.engine.try_fill(buffers, pos, sum(map(len, buffers)))
 
     async def read_into(self, buffers: ReadBuffers, pos: int) -> None:
         try:

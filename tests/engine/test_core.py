@@ -111,12 +111,23 @@ async def test_try_read_what_it_cannot_do_answers_none(length: int, pos: int) ->
         assert engine.inline_reads == 0
 
 
-async def test_try_read_over_backing_does_zero_clusters_only() -> None:
-    async with opened(mapped(), backing=Bytes(b"B" * SPAN)) as engine:
+async def test_try_read_over_backing_reads_it_where_nothing_is_mapped() -> None:
+    async with opened(mapped(), backing=Bytes(b"B" * (SPAN + 10))) as engine:
         await engine.read(1, 0)
         assert now(engine, 1, 0) == b"d"
         assert now(engine, 1, CLUSTER) == b"\0"
+        assert now(engine, 1, 2 * CLUSTER) == b"B"
+        assert now(engine, 10, SPAN) == b"B" * 10, "no table there"
+        assert engine.try_read(11, SPAN) is None, "past its end"
+        assert engine.inline_reads == 4
+
+
+async def test_try_read_over_backing_that_would_block_answers_none() -> None:
+    backing = Bytes(b"B" * SPAN, inline=False)
+    async with opened(mapped(), backing=backing) as engine:
         assert engine.try_read(1, 2 * CLUSTER) is None
+        assert await engine.read(1, 2 * CLUSTER) == b"B"
+        assert engine.inline_reads == 0
 
 
 async def test_try_read_storage_that_would_block_answers_none() -> None:
