@@ -323,7 +323,11 @@ NBD_CASES = (
 def run_nbd_case(
     case: NbdCase, rounds: int, folder: Path, modes: tuple[str, ...] = tuple(MODES)
 ) -> Row:
-    """All rounds of one case, after one that does not count."""
+    """All rounds of one case, after one that does not count.
+
+    Raises:
+        RunError: qemu-nbd did not get through it as it is by default, so there is no rival.
+    """
     result = NbdResult(case)
     standing = folder / f"{case.name}.qed"
     if case.name == "nbd-copy-in":
@@ -348,8 +352,10 @@ def run_nbd_case(
 
 def _without_failed(result: NbdResult, servers: list[str]) -> NbdResult:
     """qemu-nbd fails in some modes: with io_uring, two allocating writes at once abort it."""
-    if not {"ours", _DEFAULT} <= set(servers):
-        raise SystemExit(f"{result.case.name}: only these servers got through it: {servers}")
+    if "ours" not in servers:
+        raise SystemExit(f"{result.case.name}: our server did not get through it")
+    if _DEFAULT not in servers:
+        raise RunError(f"only these servers got through it: {', '.join(servers)}")
     result.rates = {server: result.rates[server] for server in servers}
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,9 +143,15 @@ class _Run:
     def _nbd(self, wanted: Set[str]) -> Iterator[Row | Bound]:
         for case in nbd.NBD_CASES:
             if case.name in wanted:
-                yield nbd.run_nbd_case(case, self.plan.rounds, self.directory)
+                yield from self._nbd_case(case)
         if _IDLE in wanted:
             yield nbd.idle_memory(self.directory)
+
+    def _nbd_case(self, case: nbd.NbdCase) -> Iterator[Row]:
+        try:
+            yield nbd.run_nbd_case(case, self.plan.rounds, self.directory)
+        except nbd.RunError as error:
+            print(f"{case.name}: left out: {error}", file=sys.stderr)
 
     def _pythons(self) -> Iterator[Row]:
         sides = interpreters.variants(interpreters.find(self.plan.pythons))
