@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from qedasync.storage.memory import MemoryStorage
     from qedasync.storage.opener import open_storage
     from qedasync.units import parse_size
+    from qedasync.waiting import Opening
 
 __version__ = "0.1.0.dev0"
 
@@ -65,6 +66,7 @@ __all__ = [
     "probe",
     "identify",
     "Image",
+    "Opening",
     "open_raw",
     "RawImage",
     "Disk",
@@ -96,6 +98,7 @@ _HOMES = {
     "open": "image.open_image",
     "create": "create.create",
     "Image": "image.Image",
+    "Opening": "waiting.Opening",
     "open_raw": "raw.open_raw",
     "RawImage": "raw.RawImage",
     "Disk": "disk.Disk",

@@ -125,6 +125,8 @@ class Ending:
 class Opening(Generic[T]):
     """Something being opened: to be awaited, or entered with ``async with``.
 
+    What ``qedasync.open`` and the like give.
+
     Args:
         start: opens it; what it gives is an async context manager itself.
     """

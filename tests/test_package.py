@@ -24,6 +24,7 @@ def test_public_names_are_these_in_this_order() -> None:
         "probe",
         "identify",
         "Image",
+        "Opening",
         "open_raw",
         "RawImage",
         "Disk",

@@ -12,12 +12,11 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Self
 
-from qedasync import Extent, ExtentKind
+from qedasync import Extent, ExtentKind, Opening
 from qedasync.errors import ImageClosed, ReadOnly, RequestError, StorageError
 from qedasync.nbd.client_handshake import Listed, ask_for_exports, open_link
 from qedasync.nbd.handshake import ALLOCATION_DEPTH, BASE_ALLOCATION, ExportFacts
 from qedasync.nbd.link import Link
-from qedasync.nbd.opening import Opening
 from qedasync.nbd.steady import SteadyLink
 from qedasync.nbd.tls import client_context
 from qedasync.nbd.uri import Address, parse_uri

@@ -25,7 +25,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Literal, TypeAlias
 
 import qedasync
-from qedasync import BackingRequest, Disk, LockRole
+from qedasync import BackingRequest, Disk, LockRole, Opening
 from qedasync.errors import (
     BackingError,
     BackingRefused,
@@ -35,7 +35,6 @@ from qedasync.errors import (
 )
 from qedasync.nbd.client import Client, connect
 from qedasync.nbd.helper import Helper
-from qedasync.nbd.opening import Opening
 from qedasync.nbd.references import Reference, references
 from qedasync.nbd.steady import SteadyLink
 from qedasync.nbd.uri import Address, is_nbd_uri

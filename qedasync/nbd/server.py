@@ -14,14 +14,13 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from qedasync import Disk
+from qedasync import Disk, Opening
 from qedasync.errors import RequestError, StorageError
 from qedasync.nbd.buffers import BufferPool
 from qedasync.nbd.connection import Connection
 from qedasync.nbd.counters import Counters
 from qedasync.nbd.export import Export
 from qedasync.nbd.handshake import ExportFacts, ServerHandshake
-from qedasync.nbd.opening import Opening
 from qedasync.nbd.requests import SCRATCH_BYTES
 
 __all__ = ["Limits", "Server", "serve"]
