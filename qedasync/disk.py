@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -27,7 +28,7 @@ from qedasync.events import Event
 from qedasync.format.header import whole_sectors
 from qedasync.storage.base import ReadBuffers, StorageBase, Write, WriteBuffers
 
-__all__ = ["Disk", "DiskStorage", "DiskSource"]
+__all__ = ["ClosesOnExit", "Disk", "DiskStorage", "DiskSource"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -86,6 +87,36 @@ class Disk(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+class ClosesOnExit(ABC):
+    """``async with`` for a disk: closes it at the end.
+
+    If the block raised, that is what leaves it; a close that fails as well is noted there.
+    """
+
+    @property
+    @abstractmethod
+    def path(self) -> str: ...
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self.close()
+        except QEDError as closing:
+            if error is None:
+                raise
+            error.add_note(f"Closing {self.path!r} failed too: {closing}")
 
 
 class DiskStorage(StorageBase):

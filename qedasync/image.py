@@ -13,11 +13,10 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from qedasync.backing import ChainFiles, open_backing, open_new_backing
-from qedasync.disk import Buffer, Disk, DiskSource
+from qedasync.disk import Buffer, ClosesOnExit, Disk, DiskSource
 from qedasync.engine.buffers import cut
 from qedasync.engine.bulk import Bulk
 from qedasync.engine.core import Engine, EngineOptions
@@ -49,7 +48,7 @@ _MODES = ("r", "r+")
 _CHECKS = ("auto", "never")
 
 
-class Image:
+class Image(ClosesOnExit):
     """An open QED image; made by :func:`open_image`, an async context manager.
 
     Any number of tasks of one event loop may call any of its methods at once. Offsets and lengths
@@ -572,22 +571,6 @@ class Image:
         Cancellation: runs to the end.
         """
         await self._engine.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            await self.close()
-        except QEDError as closing:
-            if error is None:
-                raise
-            error.add_note(f"Closing {self._path!r} failed too: {closing}")
 
     # ---------------------------------------------------------------- helpers
 

@@ -8,10 +8,9 @@ import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
-from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
-from qedasync.disk import Buffer
+from qedasync.disk import Buffer, ClosesOnExit
 from qedasync.engine.budget import Budget
 from qedasync.engine.extents import Extent, ExtentKind, merge
 from qedasync.engine.gate import Gate
@@ -19,7 +18,6 @@ from qedasync.engine.sources import RawSource
 from qedasync.errors import (
     ImageClosed,
     ImageFailed,
-    QEDError,
     ReadOnly,
     RequestError,
     StateError,
@@ -36,7 +34,7 @@ from qedasync.waiting import Ending, Opening
 __all__ = ["RawImage", "open_raw"]
 
 
-class RawImage:
+class RawImage(ClosesOnExit):
     """An open raw file; made by :func:`open_raw`, an async context manager.
 
     A disk of whole sectors: of a file that ends inside a sector, the rest of it reads as zeroes.
@@ -252,22 +250,6 @@ class RawImage:
                 await self._sync()
         finally:
             await self._storage.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            await self.close()
-        except QEDError as closing:
-            if error is None:
-                raise
-            error.add_note(f"Closing {self._path!r} failed too: {closing}")
 
     # ---------------------------------------------------------------- helpers
 
