@@ -27,7 +27,14 @@ from qedasync.engine.commit import Committer
 from qedasync.engine.extents import Extent, joined
 from qedasync.engine.gate import Gate
 from qedasync.engine.header_file import HeaderFile
-from qedasync.engine.inline import TryView, bind_read, bind_unmapped, bind_view, bind_write
+from qedasync.engine.inline import (
+    TryView,
+    bind_read,
+    bind_start,
+    bind_unmapped,
+    bind_view,
+    bind_write,
+)
 from qedasync.engine.l2_cache import L2Cache
 from qedasync.engine.metadata import load_metadata
 from qedasync.engine.need_check import Clock, LoopClock, NeedCheck
@@ -164,6 +171,7 @@ class Engine:
         young = self.cache.young
         self._try_unmapped = bind_unmapped(self, self.tables)
         self.try_read = bind_read(self, geometry, young, storage, self.budget, self._try_unmapped)
+        self._start_read = bind_start(geometry, young, storage)
         self.try_view: TryView = _view_nothing
         self._write_inline = bind_write(self, geometry, young, storage, self.budget, self.stats)
         # What would return before it is durable is not offered to who cannot wait for that.
@@ -282,6 +290,18 @@ class Engine:
             data = self.try_read(length, pos)
             if data is not None:
                 return data
+        if not self.gate.shut:
+            self.check_loop()
+            started = self._start_read(length, pos)
+            if started is not None:
+                self.gate.inside += 1
+                try:
+                    data = await started
+                finally:
+                    self.gate.leave()
+                if data is not None:
+                    self._count_read(length)
+                    return data
         data = new_buffer(length)
         await self.read_into([data], pos, length)
         return data
@@ -300,6 +320,9 @@ class Engine:
             await self.reader.read_into(buffers, pos, length)
         finally:
             self.gate.leave()
+        self._count_read(length)
+
+    def _count_read(self, length: int) -> None:
         self.budget.charge(length)
         self.stats.reads += 1
         self.stats.read_bytes += length

@@ -1,5 +1,7 @@
 """What finishes inside the caller: reads, views and writes that need not wait for anything.
 
+:func:`bind_start` is their neighbour: it begins what somebody then has to wait for.
+
 Each is a function with the image's constants in its closure, for loading an attribute on these
 paths costs as much as any other step of them. Any argument is safe: what is out of range is not
 done either, and nothing is said of why. None of them ever suspends, none takes a lock, and each
@@ -21,15 +23,17 @@ from qedasync.engine.views import FilePages
 from qedasync.errors import FormatError
 from qedasync.format.cluster import ClusterKind, Lookup
 from qedasync.format.geometry import SLICE_ENTRIES, Geometry
-from qedasync.storage.base import ZERO_CHUNK, ReadBuffers, Storage
+from qedasync.storage.base import ZERO_CHUNK, ReadBuffers, Started, Storage
 
 __all__ = [
     "Guest",
+    "StartRead",
     "TryRead",
     "TryUnmapped",
     "TryView",
     "TryWrite",
     "bind_read",
+    "bind_start",
     "bind_unmapped",
     "bind_view",
     "bind_write",
@@ -37,6 +41,9 @@ __all__ = [
 
 TryRead: TypeAlias = Callable[[int, int], bytearray | None]
 """``try_read(length, pos)``: the bytes, or None."""
+
+StartRead: TypeAlias = Callable[[int, int], Started | None]
+"""``start_read(length, pos)``: the read under way, or None."""
 
 TryUnmapped: TypeAlias = Callable[[ReadBuffers, int, int], bool]
 """``try_unmapped(buffers, pos, length)``: whether they have been filled."""
@@ -75,6 +82,15 @@ class Quick(Protocol):
 
     def try_write_one(self, data: bytes | bytearray | memoryview, offset: int, length: int) -> bool:
         """As ``try_write``, of one buffer."""
+        ...
+
+
+@runtime_checkable
+class Starts(Protocol):
+    """What a storage may have beside the protocol: reads under way without a coroutine."""
+
+    def start_read(self, length: int, offset: int) -> Started | None:
+        """Begin to read bytes that lie in the file; None if this is not the way."""
         ...
 
 
@@ -138,6 +154,29 @@ def bind_read(
         return None
 
     return try_read
+
+
+def bind_start(geometry: Geometry, young: _Slices, storage: Storage) -> StartRead:
+    """Make ``start_read``: for a range inside the image that is in one cluster with data.
+
+    It counts nothing, and asks nobody whether it may.
+    """
+    slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
+    cluster_mask, cluster_size = geometry.cluster_mask, geometry.cluster_size
+    if not isinstance(storage, Starts):
+        return lambda length, pos: None
+    index_mask, start = _INDEX_MASK, storage.start_read
+
+    def start_read(length: int, pos: int) -> Started | None:
+        entries = young.get(pos >> slice_shift)
+        if entries is not None:
+            inside = pos & cluster_mask
+            entry = entries[(pos >> cluster_bits) & index_mask]
+            if entry > 1 and inside + length <= cluster_size:
+                return start(length, entry + inside)
+        return None
+
+    return start_read
 
 
 def bind_unmapped(guest: Guest, tables: Tables) -> TryUnmapped:

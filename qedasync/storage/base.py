@@ -19,7 +19,7 @@ The contract, held by one test suite over every backend:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -27,6 +27,7 @@ from qedasync.events import Event
 
 __all__ = [
     "Storage",
+    "Started",
     "StorageBase",
     "Write",
     "ReadBuffers",
@@ -40,6 +41,12 @@ WriteBuffers: TypeAlias = Sequence[bytes | bytearray | memoryview]
 
 ReadBuffers: TypeAlias = Sequence[bytearray | memoryview]
 """What a read fills: writable buffers laid end to end."""
+
+Started: TypeAlias = Awaitable[bytearray | None]
+"""A read under way: its bytes, or None if it has to be done in another way.
+
+Cancellation: at once; the storage keeps what the host still works with.
+"""
 
 ZERO_CHUNK = bytes(1 << 20)
 """A MiB of zeroes to write from."""

@@ -11,11 +11,10 @@ The race to keep in mind: an unaligned write reads blocks and writes them back, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from qedasync.storage.batch import Transfer
 from qedasync.storage.host import OpenedFile
-from qedasync.storage.native_aio import AioCalls, NativeAio, host_calls
+from qedasync.storage.kernel_io import KernelIO, MakeQueue, best_queue
 from qedasync.storage.posix import PosixStorage
 from qedasync.storage.workers import Workers
 
@@ -27,7 +26,7 @@ class DirectStorage(PosixStorage):
 
     Args:
         file, path, loop, workers: as for :class:`~qedasync.storage.posix.PosixStorage`.
-        calls: finds those of native AIO; None if the host has none.
+        make_queue: the host's way to take requests without a thread.
     """
 
     direct = True
@@ -40,15 +39,11 @@ class DirectStorage(PosixStorage):
         loop: asyncio.AbstractEventLoop,
         workers: Workers,
         *,
-        calls: Callable[[], AioCalls | None] = host_calls,
+        make_queue: MakeQueue = best_queue,
     ) -> None:
         super().__init__(file, path, loop, workers)
         self._exclusive = False  # an unaligned write runs
-        self._native = NativeAio(file.fd, loop, self._native_done, calls())
-
-    def _dispatch_reads(self) -> None:
-        self._reads = self._native.start_reads(self._reads)
-        super()._dispatch_reads()
+        self._kernel: KernelIO = KernelIO(file.fd, loop, self._kernel_done, make_queue)
 
     def _dispatch_writes(self) -> None:
         """Aligned writes run side by side; an unaligned one waits for them and runs alone."""
@@ -59,7 +54,7 @@ class DirectStorage(PosixStorage):
                 len(self._writes),
             )
             if not aligned:
-                if not self._writing and not self._native.writing:
+                if not self._writing and not self._kernel.writing:
                     self._exclusive = True
                     self._start_writes([self._writes.pop(0)])
                 return
@@ -77,34 +72,19 @@ class DirectStorage(PosixStorage):
         """Hand over writes inside the file: growing it is for a thread. Answers the others."""
         inside = [write for write in writes if write.plain and write.end <= self._size]
         others = [write for write in writes if not write.plain or write.end > self._size]
-        return self._native.start_writes(inside) + others
+        return self._kernel.start_writes(inside) + others
 
-    def _native_done(self, reads: list[Transfer], writes: list[Transfer]) -> None:
-        """The kernel has let go of these; what was refused is for a thread."""
-        if writes:
+    def _kernel_done(self, reads: list[Transfer], writes: list[Transfer]) -> None:
+        super()._kernel_done(reads, writes)
+        for write in writes:
             self._unsynced = True
-        for transfer in (*reads, *writes):
-            if not transfer.refused:
-                transfer.finish()
-        self._reads += [read for read in reads if read.refused]
-        self._writes += [write for write in writes if write.refused]
-        if self._reads:
-            self._dispatch_reads()
+            if write.refused:
+                self._writes.append(write)
+            else:
+                write.finish()
         if self._writes:
             self._dispatch_writes()
 
     def _writes_done(self, batch: list[Transfer], truncations: int) -> None:
         self._exclusive = False
         super()._writes_done(batch, truncations)
-
-    async def _drain(self) -> None:
-        try:
-            await self._native.drain()
-        finally:
-            self._native.stop()
-            self._workers.submit(self._native.release, _nothing)
-            await super()._drain()
-
-
-def _nothing() -> None:
-    """There is nobody to tell."""

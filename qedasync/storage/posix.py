@@ -19,12 +19,12 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from qedasync.errors import StorageError, storage_error
 from qedasync.events import Event
 from qedasync.storage import thread_usage
-from qedasync.storage.base import ReadBuffers, Write, WriteBuffers, zero_views
+from qedasync.storage.base import ReadBuffers, Started, Write, WriteBuffers, zero_views
 from qedasync.storage.batch import Channel, Transfer
 from qedasync.storage.buffers import new_buffer
 from qedasync.storage.file_map import FileMap
@@ -43,9 +43,13 @@ from qedasync.storage.transfer import total_length
 from qedasync.storage.workers import Job, Workers
 from qedasync.waiting import Settled, until_done
 
+if TYPE_CHECKING:
+    from qedasync.storage.kernel_io import KernelIO
+
 __all__ = ["PosixStorage"]
 
 _READ_THREADS = 8
+_RING_FROM = 32  # reads that would block; before, a ring is not worth making
 _INLINE_WRITE_BYTES = 64 << 10  # a longer write goes to a thread
 _INLINE_WRITES = 160  # and so does a list with more of them,
 _INLINE_GROUP_BYTES = 1 << 20  # or longer than this
@@ -66,6 +70,7 @@ class PosixStorage:
         workers: its threads; owned from here on.
         clock: seconds; how long inline writes take is measured with it.
         waits: how often the loop's thread has waited for something so far.
+        ring_from: reads that would block before a ring is made for them.
     """
 
     zero_fills = True
@@ -84,6 +89,7 @@ class PosixStorage:
         *,
         clock: Callable[[], float] = perf_counter,
         waits: Callable[[], int] = thread_usage.waits,
+        ring_from: int = _RING_FROM,
     ) -> None:
         self.path = path
         self._fd = file.fd
@@ -97,6 +103,8 @@ class PosixStorage:
         self._slow_until = 0.0  # after an inline write that had to wait, none until then
         self._watched_until = 0.0  # after a slow one
         self._channel = Channel.of(file.fd, direct=self.direct)
+        self._kernel: KernelIO | None = None
+        self._until_ring = ring_from
         self._reads: list[Transfer] = []
         self._writes: list[Transfer] = []
         self._reading = self._writing = 0  # batches on threads
@@ -205,6 +213,34 @@ class PosixStorage:
                 pass
         return None
 
+    def start_read(self, length: int, offset: int) -> Started | None:
+        """Have the kernel read ``length`` bytes, without a thread; None if this is not the way.
+
+        For one small run that :meth:`try_read_one` did not give.
+        """
+        if self._kernel is None:
+            self._until_ring -= 1
+            if self._until_ring or self._closed:
+                return None
+            self._open_ring()
+            assert self._kernel is not None
+        return self._kernel.start_read(length, offset)
+
+    def _open_ring(self) -> None:
+        from qedasync.storage.kernel_io import KernelIO, ring_queue  # late: few need it
+
+        self._kernel = KernelIO(self._fd, self._loop, self._kernel_done, ring_queue, alignment=1)
+
+    def _kernel_done(self, reads: list[Transfer], writes: list[Transfer]) -> None:
+        """The kernel has let go of these; what was refused is for a thread."""
+        for read in reads:
+            if read.refused:
+                self._reads.append(read)
+            else:
+                read.finish()
+        if self._reads:
+            self._dispatch_reads()
+
     async def read_into(
         self, buffers: ReadBuffers, offset: int, event: Event = Event.READ_AIO
     ) -> None:
@@ -219,8 +255,10 @@ class PosixStorage:
         await self._settle(read, reads=True)
 
     def _dispatch_reads(self) -> None:
-        """Spread what waits over the idle threads."""
+        """Spread what waits, and the kernel does not take, over the idle threads."""
         self._read_scheduled = False
+        if self._kernel is not None:
+            self._reads = self._kernel.start_reads(self._reads)
         while self._reads and self._reading < _READ_THREADS:
             share = -(-len(self._reads) // (_READ_THREADS - self._reading))
             batch, self._reads = self._reads[:share], self._reads[share:]
@@ -488,6 +526,12 @@ class PosixStorage:
 
         Cancellation: runs to the end.
         """
+        if self._kernel is not None:
+            try:
+                await self._kernel.drain()
+            finally:
+                self._kernel.stop()
+                self._workers.submit(self._kernel.release, _nothing)
         await self._workers.drain()
 
     # ---------------------------------------------------------------- helpers
@@ -526,6 +570,10 @@ class PosixStorage:
         return StorageError(
             errno.EBADF, "The storage is closed", offset=offset, length=length, path=self.path
         )
+
+
+def _nothing() -> None:
+    """There is nobody to tell."""
 
 
 class _Flush:

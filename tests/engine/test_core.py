@@ -19,6 +19,7 @@ from qedasync.errors import (
 )
 from qedasync.events import Event
 from qedasync.format.header import Header
+from qedasync.storage.base import Started
 from qedasync.storage.faults import Fault, FaultStorage
 from qedasync.storage.memory import MemoryStorage
 from qedasync.storage.recorder import RecorderStorage
@@ -204,6 +205,84 @@ async def test_close_read_only_writes_nothing() -> None:
     async with opened(storage, writable=False) as engine:
         await engine.close()
         assert storage.log == []
+
+
+class Starting(MemoryStorage):
+    """Takes reads without a coroutine; the test ends them, or has them refused."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content, inline=False)
+        self.started: list[tuple[int, int, asyncio.Future[bytearray | None]]] = []
+
+    def start_read(self, length: int, offset: int) -> Started | None:
+        future: asyncio.Future[bytearray | None] = asyncio.get_running_loop().create_future()
+        self.started.append((length, offset, future))
+        return future
+
+
+async def under_way(engine: Engine, storage: Starting) -> asyncio.Task[bytearray]:
+    """A read of five bytes, three into the first cluster, that the storage has begun."""
+    await engine.read(1, CLUSTER)  # loads the slice
+    reading = asyncio.create_task(engine.read(5, 3))
+    await turns()
+    return reading
+
+
+async def test_read_that_the_storage_begins_is_awaited_there() -> None:
+    storage = Starting(mapped())
+    async with opened(storage) as engine:
+        reading = await under_way(engine, storage)
+        (length, offset, future), *others = storage.started
+        assert (length, offset, others) == (5, 4 * CLUSTER + 3, [])
+        future.set_result(bytearray(b"seven"))
+        before = engine.stats.reads
+        assert await reading == b"seven"
+        assert engine.stats.reads == before + 1
+
+
+async def test_read_that_the_storage_gives_up_is_made_the_other_way() -> None:
+    storage = Starting(mapped())
+    async with opened(storage) as engine:
+        reading = await under_way(engine, storage)
+        storage.started[0][2].set_result(None)
+        assert await reading == b"ddddd"
+
+
+@pytest.mark.parametrize(
+    ("length", "pos"), [(2, CLUSTER - 1), (1, CLUSTER), (1, 2 * CLUSTER), (1, SPAN)]
+)
+async def test_read_of_anything_but_one_piece_of_data_is_not_begun(length: int, pos: int) -> None:
+    storage = Starting(mapped())
+    async with opened(storage) as engine:
+        await engine.read(1, CLUSTER)
+        assert await engine.read(length, pos) == (b"d" if length > 1 else b"") + bytes(1)
+        assert storage.started == []
+
+
+async def test_close_waits_for_reads_that_the_storage_began() -> None:
+    storage = Starting(mapped())
+    async with opened(storage) as engine:
+        reading = await under_way(engine, storage)
+        closing = asyncio.create_task(engine.close())
+        await turns()
+        assert not closing.done()
+        late = asyncio.create_task(engine.read(5, 3))
+        await turns()
+        storage.started[0][2].set_result(bytearray(5))
+        await asyncio.gather(reading, closing)
+        with pytest.raises(ImageClosed):
+            await late
+        assert len(storage.started) == 1
+
+
+async def test_read_that_the_storage_began_is_cancelled_at_once() -> None:
+    storage = Starting(mapped())
+    async with opened(storage) as engine:
+        reading = await under_way(engine, storage)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await engine.close()
 
 
 async def test_close_again_is_fine_also_at_once() -> None:

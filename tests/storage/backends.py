@@ -6,7 +6,7 @@ import asyncio
 import errno
 import itertools
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +28,12 @@ from tests.helpers.model import blank
 
 if TYPE_CHECKING:  # there are none of these on other platforms
     from qedasync.storage.direct import DirectStorage
-    from qedasync.storage.native_aio import AioCalls
+    from qedasync.storage.kernel_io import MakeQueue
+    from qedasync.storage.posix import PosixStorage
 
 PORTABLE = ("memory", "memory-async", "aiofiles")
 LINUX = (
-    ("posix", "posix-threads", "direct", "direct-threads", "blocking")
+    ("posix", "posix-threads", "posix-ring", "direct", "direct-aio", "direct-threads", "blocking")
     if sys.platform == "linux"
     else ()
 )
@@ -80,18 +81,21 @@ class Backend:
         # There are none of these on other platforms.
         from qedasync.storage.blocking import BlockingStorage
         from qedasync.storage.direct import DirectStorage
+        from qedasync.storage.kernel_io import aio_queue
         from qedasync.storage.posix import PosixStorage
 
         if name == "blocking":
             return BlockingStorage.open(path, writable=True)
         if name == "posix-threads":
             return threaded(path)
+        if name == "posix-ring":
+            return ring(path)
         if name == "posix":
             return await PosixStorage.open(path, writable=True)
         try:
             if name == "direct":
                 return await DirectStorage.open(path, writable=True)
-            return direct(path, lambda: None)
+            return direct(path, aio_queue if name == "direct-aio" else no_queue)
         except StorageError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -120,14 +124,32 @@ def threaded(path: Path) -> Storage:
     return PosixStorage(file, str(path), loop, Workers(loop, 8, "qedasync-io"))
 
 
-def direct(path: Path, calls: Callable[[], AioCalls | None]) -> DirectStorage:
-    """A storage past the page cache, with these calls for native AIO."""
+def ring(path: Path) -> PosixStorage:
+    """A posix storage that takes every read for one that would block, and has a ring for them."""
+    from qedasync.storage.host import open_file
+    from qedasync.storage.posix import PosixStorage
+
+    loop = asyncio.get_running_loop()
+    file = open_file(str(path), True, False, False, None)._replace(nowait=False)
+    workers = Workers(loop, 8, "qedasync-io")
+    storage = PosixStorage(file, str(path), loop, workers, ring_from=1)
+    storage.start_read(0, 0)
+    return storage
+
+
+def direct(path: Path, make_queue: MakeQueue) -> DirectStorage:
+    """A storage past the page cache, with this way to the kernel."""
     from qedasync.storage.direct import DirectStorage
     from qedasync.storage.host import open_file
 
     loop = asyncio.get_running_loop()
     file = open_file(str(path), True, True, False, None)
-    return DirectStorage(file, str(path), loop, Workers(loop, 8, "qedasync-io"), calls=calls)
+    workers = Workers(loop, 8, "qedasync-io")
+    return DirectStorage(file, str(path), loop, workers, make_queue=make_queue)
+
+
+def no_queue(fd: int, data: object) -> None:
+    """What a host has that takes no requests without a thread."""
 
 
 async def content(storage: Storage) -> bytes:
