@@ -36,7 +36,7 @@ async def run(images: Sequence[str], work: Workload) -> dict[str, float]:
         qedasync.open,
         mode="r+" if work.write else "r",
         cache=work.cache,  # type: ignore[arg-type]
-        map=work.view,
+        map=work.mapped,
     )
     async with AsyncExitStack() as stack:
         disks = [await stack.enter_async_context(opened(path)) for path in images]

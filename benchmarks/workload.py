@@ -30,7 +30,8 @@ class Workload:
         flush_every: a flush after so many requests, for which the next ones wait; 0 for none.
         zero: what is written are zeroes, and no data is handed over.
         read_percent: so many of a hundred writes are reads.
-        view: reads show the page cache instead of copying it; rivals copy, as they have no such.
+        mapped: our file is mapped.
+        view: and reads show the page cache instead of copying it; rivals copy, as they have no such.
     """
 
     count: int
@@ -44,6 +45,7 @@ class Workload:
     flush_every: int = 0
     zero: bool = False
     read_percent: int = 0
+    mapped: bool = False
     view: bool = False
 
     @property

@@ -29,6 +29,7 @@ from qedasync.engine.gate import Gate
 from qedasync.engine.header_file import HeaderFile
 from qedasync.engine.inline import (
     TryView,
+    bind_copy,
     bind_read,
     bind_start,
     bind_unmapped,
@@ -286,7 +287,7 @@ class Engine:
         Raises and cancellation: as :meth:`read_into`.
         """
         if self.budget.used_up:
-            await self.budget.pause()
+            await self._pause_reading()
             data = self.try_read(length, pos)
             if data is not None:
                 return data
@@ -328,11 +329,15 @@ class Engine:
         self.stats.read_bytes += length
 
     def lend(self, pages: FilePages) -> None:
-        """Give views of ``pages``, a map of the storage's file, from now on. Read-only images."""
+        """Give views of ``pages``, a map of the storage's file, and read from it, from now on.
+
+        Read-only images.
+        """
         self._viewer = Viewer(self.storage, self.tables, pages)
         self._viewer.backing = self.backing
-        young = self.cache.young
-        self.try_view = bind_view(self, self.geometry, young, pages, self.budget)
+        geometry, young, budget = self.geometry, self.cache.young, self.budget
+        self.try_view = bind_view(self, geometry, young, pages, budget)
+        self.try_read = bind_copy(self, geometry, young, pages, budget, self.try_read)
 
     async def view(self, length: int, pos: int) -> memoryview:
         """``length`` bytes inside the image that :attr:`try_view` did not give; perhaps a copy.
@@ -340,9 +345,7 @@ class Engine:
         Raises and cancellation: as :meth:`read_into`.
         """
         if self.budget.used_up:
-            await self.budget.pause()
-            if self._viewer is not None:
-                self._viewer.file.refresh()
+            await self._pause_reading()
             view = self.try_view(length, pos)
             if view is not None:
                 return view
@@ -350,6 +353,11 @@ class Engine:
         if view is None:
             view = memoryview(await self.read(length, pos)).toreadonly()
         return view
+
+    async def _pause_reading(self) -> None:
+        await self.budget.pause()
+        if self._viewer is not None:
+            self._viewer.file.refresh()
 
     async def _find_view(self, length: int, pos: int) -> memoryview | None:
         if self._viewer is None:

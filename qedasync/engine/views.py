@@ -31,6 +31,10 @@ class FilePages(Protocol):
         """Whether a range may be lent now; never blocks."""
         ...
 
+    def consider(self, offset: int) -> None:
+        """Probe the window that ``offset`` is in, unless that has been done a moment ago."""
+        ...
+
     def refresh(self) -> None:
         """Look whether what was lent may still be."""
         ...

@@ -60,6 +60,7 @@ class FileMap:
     ) -> None:
         self.view = memoryview(file)
         self.resident: set[int] = set()
+        self._considered: set[int] = set()
         self._size = len(file)
         self._fd = fd
         self._file: mmap.mmap | None = file
@@ -106,6 +107,16 @@ class FileMap:
                     self._remember(number)
         return True
 
+    def consider(self, offset: int) -> None:
+        """Probe the window that ``offset`` is in, unless that has been done a moment ago.
+
+        For who has just read there another way: looking takes longer than that read did.
+        """
+        number = offset // WINDOW
+        if number not in self._considered and len(self._considered) < _MOST_WINDOWS:
+            self._considered.add(number)
+            self.probe(offset, 1)
+
     def _remember(self, number: int) -> None:
         if len(self.resident) >= _MOST_WINDOWS:
             self.resident.clear()
@@ -123,6 +134,7 @@ class FileMap:
 
     def _look_again(self) -> None:
         self.refresh()
+        self._considered.clear()
         if self._file is not None:
             self._look = self._loop.call_later(self._rest, self._look_again)
 

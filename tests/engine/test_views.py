@@ -32,11 +32,16 @@ class Pages:
         self.resident: set[int] = set()
         self.cached: set[int] = set()
         self.refreshed = 0
+        self.considered: list[int] = []
 
     def probe(self, offset: int, length: int) -> bool:
         windows = range(offset // WINDOW, -(-(offset + length) // WINDOW))
         self.resident |= self.cached.intersection(windows)
         return self.resident.issuperset(windows)
+
+    def consider(self, offset: int) -> None:
+        self.considered.append(offset)
+        self.probe(offset, 1)
 
     def refresh(self) -> None:
         self.refreshed += 1
@@ -52,12 +57,15 @@ class Stored(MemoryStorage):
         self.pages = Pages(bytes(content))
         self.reads: list[tuple[int, int]] = []
         self.fails = False
+        self.inline = 0  # reads at once
+        self.may_read_inline = False
 
     def map(self) -> Pages:
         return self.pages
 
     def try_read_into(self, buffers: ReadBuffers, offset: int, event: Any = None) -> bool:
-        return False
+        self.inline += self.may_read_inline
+        return self.may_read_inline and super().try_read_into(buffers, offset)
 
     async def read_into(
         self, buffers: ReadBuffers, offset: int, event: Event = Event.READ_AIO
@@ -160,14 +168,68 @@ async def test_view_budget_used_up_gives_the_loop_a_turn_and_looks_at_the_map() 
     await engine.close()
 
 
+def got(engine: Engine, length: int, pos: int) -> bytes:
+    """What is read at once, perhaps nothing."""
+    return bytes(engine.try_read(length, pos) or b"")
+
+
+async def test_try_read_copies_what_is_resident() -> None:
+    storage = Stored()
+    engine = await lending(storage)
+    await engine.view(1, 0)
+    reads = engine.inline_reads
+    assert got(engine, WINDOW - 5, 5) == (bytes(range(256)) * (WINDOW // 256))[5:]
+    assert engine.try_read(10, WINDOW - 5) is None, "half of it is in another window"
+    assert (engine.inline_reads, storage.inline) == (reads + 1, 0)
+    await engine.close()
+
+
+async def test_try_read_of_what_is_cached_but_not_yet_known_to_be_makes_it_known() -> None:
+    storage = Stored()
+    engine = await lending(storage)
+    await engine.view(1, 0)
+    storage.may_read_inline = True
+    storage.pages.cached.add((DATA + CLUSTER) // WINDOW)
+    for _ in range(3):
+        assert got(engine, 2, CLUSTER + 7) == b"\7\x08"
+    assert storage.pages.considered == [DATA + CLUSTER + 7]
+    assert storage.inline == 1
+    await engine.close()
+
+
+@pytest.mark.parametrize("pos", [2 * CLUSTER, 5 * CLUSTER])
+async def test_try_read_zeroes_of_a_mapped_image_are_no_part_of_the_file(pos: int) -> None:
+    storage = Stored()
+    engine = await lending(storage)
+    await engine.view(1, 0)
+    storage.pages.resident |= {*range(CLUSTERS * CLUSTER // WINDOW)}
+    assert got(engine, 9, pos) == bytes(9)
+    assert got(engine, 9, pos + CLUSTER - 9) == bytes(9)
+    assert storage.pages.considered == []
+    await engine.close()
+
+
+async def test_try_read_mapped_used_up_budget_pauses_and_looks_at_the_map() -> None:
+    storage = Stored()
+    engine = await lending(storage)
+    await engine.view(1, 0)
+    while engine.try_read(1, 0) is not None:
+        pass
+    assert await engine.read(1, 1) == b"\1"
+    assert storage.pages.refreshed == 1
+    await engine.close()
+
+
 async def test_view_out_of_range_or_closed_is_not_lent() -> None:
     storage = Stored()
     engine = await lending(storage)
     await engine.view(WINDOW, 0)
     for length, pos in ((0, 0), (-1, 0), (1, -1), (2, engine.image_size - 1)):
         assert engine.try_view(length, pos) is None
+        assert engine.try_read(length, pos) is None
     await engine.close()
     assert engine.try_view(1, 0) is None
+    assert engine.try_read(1, 0) is None
 
 
 async def test_engine_without_a_map_copies() -> None:

@@ -127,6 +127,20 @@ async def test_probe_range_that_is_not_cached_is_not_lent(path: Path) -> None:
         assert not file.resident
 
 
+async def test_consider_looks_at_a_window_once_a_while(path: Path) -> None:
+    async with mapped(path, look=0.01) as (file, fd):
+        assert len(os.pread(fd, SIZE, 0)) == SIZE
+        file.consider(WINDOW + 1)
+        assert file.resident == {1}
+        file.resident.clear()
+        file.consider(WINDOW + 2)
+        assert not file.resident, "that was a moment ago"
+        while not file.resident:
+            await asyncio.sleep(0.001)
+            file.consider(WINDOW + 2)
+        assert file.resident == {1}
+
+
 async def test_refresh_after_a_page_came_from_disk_every_window_is_looked_at_again(
     path: Path,
 ) -> None:
