@@ -31,7 +31,7 @@ class Workload:
         zero: what is written are zeroes, and no data is handed over.
         read_percent: so many of a hundred writes are reads.
         mapped: our file is mapped.
-        view: and reads show the page cache instead of copying it; rivals copy, as they have no such.
+        view: reads show the page cache instead of copying it; rivals copy, as they have no such.
     """
 
     count: int

@@ -244,6 +244,9 @@ class DiskSource:
     def try_read_into(self, buffers: ReadBuffers, pos: int) -> bool:
         return False
 
+    def try_read_one(self, length: int, pos: int) -> bytearray | None:
+        return None
+
     async def read_into(self, buffers: ReadBuffers, pos: int) -> None:
         try:
             await self.disk.preadv(buffers, pos)

@@ -29,6 +29,7 @@ from qedasync.engine.gate import Gate
 from qedasync.engine.header_file import HeaderFile
 from qedasync.engine.inline import (
     TryView,
+    bind_below,
     bind_copy,
     bind_read,
     bind_start,
@@ -171,7 +172,10 @@ class Engine:
         self._viewer: Viewer | None = None
         young = self.cache.young
         self._try_unmapped = bind_unmapped(self, self.tables)
-        self.try_read = bind_read(self, geometry, young, storage, self.budget, self._try_unmapped)
+        self.try_below = bind_below(self, geometry, self.tables, storage)
+        self.try_read = bind_read(
+            self, geometry, young, storage, self.budget, self.try_below, self._try_unmapped
+        )
         self._start_read = bind_start(geometry, young, storage)
         self.try_view: TryView = _view_nothing
         self._write_inline = bind_write(self, geometry, young, storage, self.budget, self.stats)

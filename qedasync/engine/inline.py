@@ -32,6 +32,7 @@ __all__ = [
     "TryUnmapped",
     "TryView",
     "TryWrite",
+    "bind_below",
     "bind_copy",
     "bind_read",
     "bind_start",
@@ -123,9 +124,14 @@ def bind_read(
     young: _Slices,
     storage: Storage,
     budget: Budget,
+    below: TryRead,
     try_unmapped: TryUnmapped,
 ) -> TryRead:
-    """Make ``try_read`` for an image whose sound slices are in ``young``."""
+    """Make ``try_read`` for an image whose sound slices are in ``young``.
+
+    Args:
+        below: what :func:`bind_below` made for the same image; here for what is not mapped.
+    """
     slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
     cluster_mask, cluster_size = geometry.cluster_mask, geometry.cluster_size
     index_mask, small, try_read_one = _INDEX_MASK, SMALL, quick(storage).try_read_one
@@ -145,14 +151,48 @@ def bind_read(
                 elif entry == 1:
                     data = bytearray(length)
                 else:
-                    data = bytearray(length)
-                    if not try_unmapped((data,), pos, length):
-                        return None
+                    data = below(length, pos)
+                    if data is None:
+                        data = bytearray(length)
+                        if not try_unmapped((data,), pos, length):
+                            return None
                 budget.reads += 1
                 if length > small:
                     budget.limit -= length // small
                 return data
         return None
+
+    return try_read
+
+
+def bind_below(guest: Guest, geometry: Geometry, tables: Tables, storage: Storage) -> TryRead:
+    """Make the ``try_read`` of an image as a backing file: it counts nothing.
+
+    It answers for what is in one cluster, and has nothing loaded; the rest goes the general way.
+    """
+    slice_shift, cluster_bits = geometry.slice_shift, geometry.cluster_bits
+    cluster_mask, cluster_size = geometry.cluster_mask, geometry.cluster_size
+    index_mask, l1_shift = _INDEX_MASK, geometry.l1_shift
+    slice_at, try_read_one = tables.cache.young.get, quick(storage).try_read_one
+
+    def try_read(length: int, pos: int) -> bytearray | None:
+        inside = pos & cluster_mask
+        if inside + length > cluster_size or not 0 <= pos <= guest.image_size - length:
+            return None
+        entries = slice_at(pos >> slice_shift)
+        if entries is not None:
+            entry = entries[(pos >> cluster_bits) & index_mask]
+            if entry > 1:
+                return try_read_one(length, entry + inside)
+        else:
+            index, l1, entry = pos >> l1_shift, tables.l1, 0
+            if index < len(l1) and l1[index]:  # there is a table, not loaded
+                return None
+        backing = guest.backing
+        if entry or backing is None:
+            return bytearray(length)
+        data = backing.try_read_one(length, pos)
+        return bytearray(length) if data is None and pos >= backing.size else data
 
     return try_read
 
@@ -232,7 +272,7 @@ def bind_unmapped(guest: Guest, tables: Tables) -> TryUnmapped:
         if type(found) is not Lookup or found.length < length or found.kind is ClusterKind.FOUND:
             return False
         backing = guest.backing
-        if found.kind is ClusterKind.ZERO or backing is None:
+        if found.kind is ClusterKind.ZERO or backing is None or pos >= backing.size:
             zero(buffers)
         elif pos + length > backing.size or not backing.try_read_into(buffers, pos):
             return False

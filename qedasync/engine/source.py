@@ -23,6 +23,13 @@ class Source(Protocol):
         """Fill ``buffers`` at once if that cannot block; after False their content is undefined."""
         ...
 
+    def try_read_one(self, length: int, pos: int) -> bytearray | None:
+        """``length`` bytes in a new buffer, if that is quicker than the above; else None.
+
+        Any length above 0 and any position are safe.
+        """
+        ...
+
     async def read_into(self, buffers: ReadBuffers, pos: int) -> None:
         """Fill ``buffers`` from ``pos`` on."""
         ...

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from qedasync.engine.core import Engine
 from qedasync.engine.extents import Extent, ExtentKind, merge
+from qedasync.engine.inline import Quick
 from qedasync.errors import BackingError, FormatError
 from qedasync.events import Event
 from qedasync.storage.base import ReadBuffers, Storage
@@ -37,6 +38,7 @@ class RawSource:
         self.storage = storage
         self.path = path
         self.file = file
+        self._quick = storage if isinstance(storage, Quick) else None
 
     @property
     def size(self) -> int:
@@ -44,6 +46,11 @@ class RawSource:
 
     def try_read_into(self, buffers: ReadBuffers, pos: int) -> bool:
         return self.storage.try_read_into(buffers, pos, Event.READ_BACKING_AIO)
+
+    def try_read_one(self, length: int, pos: int) -> bytearray | None:
+        if self._quick is None or not 0 <= pos <= self.storage.size - length:
+            return None
+        return self._quick.try_read_one(length, pos)
 
     async def read_into(self, buffers: ReadBuffers, pos: int) -> None:
         await self.storage.read_into(buffers, pos, Event.READ_BACKING_AIO)
@@ -114,6 +121,7 @@ class ImageSource:
         self.engine = engine
         self.name = name
         self.file = file
+        self.try_read_one = engine.try_below
 
     @property
     def path(self) -> str:

@@ -105,6 +105,11 @@ class Bytes:
             self._fill(buffers, pos)
         return self._inline
 
+    def try_read_one(self, length: int, pos: int) -> bytearray | None:
+        data = bytearray(length)
+        inside = self._inline and pos + length <= self.size
+        return data if inside and self.try_read_into([data], pos) else None
+
     async def read_into(self, buffers: ReadBuffers, pos: int) -> None:
         await asyncio.sleep(0)
         self._fill(buffers, pos)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
 
 from qedasync.engine.budget import INLINE_REQUESTS
 from qedasync.engine.core import Engine, EngineOptions
+from qedasync.engine.source import Source
+from qedasync.engine.sources import ImageSource, RawSource
 from qedasync.errors import (
     HeaderError,
     ImageClosed,
@@ -540,3 +543,45 @@ async def test_allocating_writes_with_the_budget_used_up_are_one_group_and_nobod
         assert engine.current_stats().pauses == 0
         assert (engine.stats.groups, engine.stats.grouped_writes) == (1, 20)
         assert await engine.read(1, 23 * CLUSTER) == b"w"
+
+
+# ------------------------------------------------------------- chains, inline
+
+
+async def layer(
+    below: Source | None, cluster: int, rng: random.Random, size: int = 4 * SPAN
+) -> Engine:
+    """An image with some data and some zeroes, over another."""
+    engine = await Engine.open(
+        MemoryStorage(blank(size, cluster, 1)), EngineOptions(writable=True), "layer.qed"
+    )
+    engine.attach(below)
+    for _ in range(12):
+        pos = rng.randrange(0, size - cluster, 512)
+        if rng.random() < 0.3:
+            await engine.write_zeroes(pos, cluster)
+        else:
+            await write(engine, rng.randbytes(rng.choice([512, 3 * cluster // 2])), pos)
+    return engine
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_try_read_through_a_chain_gives_what_the_general_way_gives(seed: int) -> None:
+    """Clusters of several sizes, images of several sizes, a raw file at the bottom."""
+    rng = random.Random(seed)
+    bottom = RawSource(MemoryStorage(rng.randbytes(SPAN + 100)), "base.raw")
+    first = await layer(bottom, 4096, rng, 2 * SPAN)
+    second = await layer(ImageSource(first, "first"), 16384, rng, 3 * SPAN)
+    top = await layer(ImageSource(second, "second"), 4096, rng)
+    answered = 0
+    for _ in range(2000):
+        pos = rng.randrange(top.image_size)
+        length = min(rng.choice([1, 512, 4096, 5000]), top.image_size - pos)
+        expected = bytearray(length)
+        await top.read_into([expected], pos, length)
+        top.budget.limit = top.budget.reads + 2
+        data = top.try_read(length, pos)
+        assert data is None or data == expected, (seed, pos, length)
+        answered += data is not None
+    assert answered > 800
+    await top.close()
