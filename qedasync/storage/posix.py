@@ -218,18 +218,19 @@ class PosixStorage:
 
         For one small run that :meth:`try_read_one` did not give.
         """
-        if self._kernel is None:
-            self._until_ring -= 1
-            if self._until_ring or self._closed:
-                return None
-            self._open_ring()
-            assert self._kernel is not None
-        return self._kernel.start_read(length, offset)
+        kernel = self._kernel or self._ring_in_time()
+        return None if kernel is None else kernel.start_read(length, offset)
 
-    def _open_ring(self) -> None:
-        from qedasync.storage.kernel_io import KernelIO, ring_queue  # late: few need it
+    def _ring_in_time(self) -> KernelIO | None:
+        """Count a read that would block; after some of them there is a ring."""
+        self._until_ring -= 1
+        if self._until_ring == 0 and not self._closed:
+            from qedasync.storage.kernel_io import KernelIO, ring_queue  # late: few need it
 
-        self._kernel = KernelIO(self._fd, self._loop, self._kernel_done, ring_queue, alignment=1)
+            self._kernel = KernelIO(
+                self._fd, self._loop, self._kernel_done, ring_queue, alignment=1
+            )
+        return self._kernel
 
     def _kernel_done(self, reads: list[Transfer], writes: list[Transfer]) -> None:
         """The kernel has let go of these; what was refused is for a thread."""
@@ -245,6 +246,8 @@ class PosixStorage:
         self, buffers: ReadBuffers, offset: int, event: Event = Event.READ_AIO
     ) -> None:
         self._check_open(offset, buffers)
+        if self._kernel is None:
+            self._ring_in_time()
         read = Transfer(self._loop, buffers, offset, total_length(buffers))
         self._reads.append(read)
         if not self._read_scheduled:
