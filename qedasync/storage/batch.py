@@ -25,7 +25,7 @@ from qedasync.storage.transfer import (
 )
 from qedasync.waiting import Settled
 
-__all__ = ["Channel", "Transfer"]
+__all__ = ["Channel", "Transfer", "settle"]
 
 _MERGE_BYTES = 8 << 20
 
@@ -93,6 +93,25 @@ class Transfer(Settled):
         if self.ordered is not None:
             return all(_is_aligned(write.offset, write.length) for write in self.ordered)
         return _is_aligned(self.offset, self.length)
+
+
+async def settle(transfer: Transfer, queue: Callable[[], list[Transfer]]) -> None:
+    """Wait until a transfer has ended, or take it back if we are cancelled in time.
+
+    Args:
+        queue: those that nobody has yet; asked for only then, for it may be another list by then.
+
+    Cancellation: at once while it is in the queue, else runs to the end.
+    """
+    try:
+        await transfer.waiter
+    except asyncio.CancelledError:
+        waiting = queue()
+        if transfer in waiting:
+            waiting.remove(transfer)
+        else:
+            await transfer.outlast()
+        raise
 
 
 class Channel(NamedTuple):

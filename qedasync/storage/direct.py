@@ -43,7 +43,7 @@ class DirectStorage(PosixStorage):
     ) -> None:
         super().__init__(file, path, loop, workers)
         self._exclusive = False  # an unaligned write runs
-        self._kernel: KernelIO = KernelIO(file.fd, loop, self._kernel_done, make_queue)
+        self._kernel = self._reads.kernel = KernelIO(file.fd, loop, self._kernel_done, make_queue)
 
     def _dispatch_writes(self) -> None:
         """Aligned writes run side by side; an unaligned one waits for them and runs alone."""
@@ -75,9 +75,9 @@ class DirectStorage(PosixStorage):
         return self._kernel.start_writes(inside) + others
 
     def _kernel_done(self, reads: list[Transfer], writes: list[Transfer]) -> None:
-        super()._kernel_done(reads, writes)
+        self._reads.landed(reads)
         for write in writes:
-            self._unsynced = True
+            self._flusher.unsynced = True
             if write.refused:
                 self._writes.append(write)
             else:

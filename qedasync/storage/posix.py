@@ -19,37 +19,34 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from qedasync.errors import StorageError, storage_error
 from qedasync.events import Event
 from qedasync.storage import thread_usage
 from qedasync.storage.base import ReadBuffers, Started, Write, WriteBuffers, zero_views
-from qedasync.storage.batch import Channel, Transfer
+from qedasync.storage.batch import Channel, Transfer, settle
 from qedasync.storage.buffers import new_buffer
 from qedasync.storage.file_map import FileMap
+from qedasync.storage.flushing import Flusher
 from qedasync.storage.host import (
     NOWAIT,
     OpenedFile,
     data_runs,
-    datasync,
     open_file,
     preadv,
     seek_data,
 )
 from qedasync.storage.host_file import HostFile
 from qedasync.storage.locks import LockRole
+from qedasync.storage.reading import RING_FROM, ReadQueue
 from qedasync.storage.transfer import total_length
 from qedasync.storage.workers import Job, Workers
-from qedasync.waiting import Settled, until_done
-
-if TYPE_CHECKING:
-    from qedasync.storage.kernel_io import KernelIO
+from qedasync.waiting import until_done
 
 __all__ = ["PosixStorage"]
 
-_READ_THREADS = 8
-_RING_FROM = 32  # reads that would block; before, a ring is not worth making
+_THREADS = 8
 _INLINE_WRITE_BYTES = 64 << 10  # a longer write goes to a thread
 _INLINE_WRITES = 160  # and so does a list with more of them,
 _INLINE_GROUP_BYTES = 1 << 20  # or longer than this
@@ -89,7 +86,7 @@ class PosixStorage:
         *,
         clock: Callable[[], float] = perf_counter,
         waits: Callable[[], int] = thread_usage.waits,
-        ring_from: int = _RING_FROM,
+        ring_from: int = RING_FROM,
     ) -> None:
         self.path = path
         self._fd = file.fd
@@ -103,19 +100,17 @@ class PosixStorage:
         self._slow_until = 0.0  # after an inline write that had to wait, none until then
         self._watched_until = 0.0  # after a slow one
         self._channel = Channel.of(file.fd, direct=self.direct)
-        self._kernel: KernelIO | None = None
-        self._until_ring = ring_from
-        self._reads: list[Transfer] = []
+        self._reads = ReadQueue(
+            self._channel, loop, workers, ring_from=ring_from, together=self._together
+        )
         self._writes: list[Transfer] = []
-        self._reading = self._writing = 0  # batches on threads
-        self._read_scheduled = self._write_scheduled = False
+        self._writing = 0  # batches on threads
+        self._write_scheduled = False
         self._closed = False
         self._map: FileMap | None = None
         self._released: asyncio.Future[None] | None = None  # what a second close waits for
         self._truncations = 0  # that have succeeded
-        self._unsynced = False
-        self._flushing: _Flush | None = None
-        self._next_flush: _Flush | None = None
+        self._flusher = Flusher(file.fd, loop, workers)
 
     @classmethod
     async def open(
@@ -141,7 +136,7 @@ class PosixStorage:
         """
         loop = asyncio.get_running_loop()
         name = os.fsdecode(path)
-        workers = Workers(loop, _READ_THREADS, "qedasync-io")
+        workers = Workers(loop, _THREADS, "qedasync-io")
         opened: list[OpenedFile] = []  # kept for us even if we are cancelled
         try:
             await workers.run(
@@ -182,7 +177,7 @@ class PosixStorage:
         return self._map
 
     def _note_foreign_write(self) -> None:
-        self._unsynced = True
+        self._flusher.unsynced = True
 
     # ------------------------------------------------------------------ reads
 
@@ -218,64 +213,16 @@ class PosixStorage:
 
         For one small run that :meth:`try_read_one` did not give.
         """
-        kernel = self._kernel or self._ring_in_time()
-        return None if kernel is None else kernel.start_read(length, offset)
-
-    def _ring_in_time(self) -> KernelIO | None:
-        """Count a read that would block; after some of them there is a ring."""
-        self._until_ring -= 1
-        if self._until_ring == 0 and not self._closed:
-            from qedasync.storage.kernel_io import KernelIO, ring_queue  # late: few need it
-
-            self._kernel = KernelIO(
-                self._fd, self._loop, self._kernel_done, ring_queue, alignment=1
-            )
-        return self._kernel
-
-    def _kernel_done(self, reads: list[Transfer], writes: list[Transfer]) -> None:
-        """The kernel has let go of these; what was refused is for a thread."""
-        for read in reads:
-            if read.refused:
-                self._reads.append(read)
-            else:
-                read.finish()
-        if self._reads:
-            self._dispatch_reads()
+        return None if self._closed else self._reads.start(length, offset)
 
     async def read_into(
         self, buffers: ReadBuffers, offset: int, event: Event = Event.READ_AIO
     ) -> None:
         self._check_open(offset, buffers)
-        if self._kernel is None:
-            self._ring_in_time()
         read = Transfer(self._loop, buffers, offset, total_length(buffers))
-        self._reads.append(read)
-        if not self._read_scheduled:
-            self._read_scheduled = True
-            self._loop.call_soon(self._dispatch_reads)
-        elif len(self._reads) == self._together:
-            self._dispatch_reads()
-        await self._settle(read, reads=True)
-
-    def _dispatch_reads(self) -> None:
-        """Spread what waits, and the kernel does not take, over the idle threads."""
-        self._read_scheduled = False
-        if self._kernel is not None:
-            self._reads = self._kernel.start_reads(self._reads)
-        while self._reads and self._reading < _READ_THREADS:
-            share = -(-len(self._reads) // (_READ_THREADS - self._reading))
-            batch, self._reads = self._reads[:share], self._reads[share:]
-            self._reading += 1
-            self._workers.submit(
-                partial(self._channel.run_reads, batch), partial(self._reads_done, batch)
-            )
-
-    def _reads_done(self, batch: list[Transfer]) -> None:
-        self._reading -= 1
-        for read in batch:
-            read.finish()
-        if self._reads:
-            self._dispatch_reads()
+        await self._reads.read(read)
+        if read.error is not None:
+            raise self._failed(read)
 
     # ----------------------------------------------------------------- writes
 
@@ -300,7 +247,7 @@ class PosixStorage:
         begin = self._clock()
         if length > _INLINE_WRITE_BYTES or begin < self._slow_until:
             return False
-        self._unsynced = True
+        self._flusher.unsynced = True
         waits = self._waits() if begin < self._watched_until else None
         try:
             done = os.pwrite(self._fd, data, offset)  # without a vector it is cheaper
@@ -327,7 +274,7 @@ class PosixStorage:
         begin = self._clock()
         if begin < self._slow_until:
             return False
-        self._unsynced = True
+        self._flusher.unsynced = True
         waits = self._waits() if begin < self._watched_until else None
         try:
             self._channel.write_in_order(writes, grow_to)
@@ -388,7 +335,9 @@ class PosixStorage:
             self._loop.call_soon(self._dispatch_writes)
         elif len(self._writes) == self._together:
             self._dispatch_writes()
-        await self._settle(write, reads=False)
+        await settle(write, lambda: self._writes)
+        if write.error is not None:
+            raise self._failed(write)
 
     def _dispatch_writes(self) -> None:
         """Send what waits to a thread, one batch at a time."""
@@ -406,7 +355,7 @@ class PosixStorage:
 
     def _writes_done(self, batch: list[Transfer], truncations: int) -> None:
         self._writing -= 1
-        self._unsynced = True
+        self._flusher.unsynced = True
         for write in batch:
             if write.error is None and write.end > self._size:
                 self._size = write.end
@@ -433,38 +382,10 @@ class PosixStorage:
 
     async def flush(self, event: Event = Event.FLUSH_TO_DISK) -> None:
         self._check_open(None, ())
-        if self._next_flush is not None:
-            flush = self._next_flush
-        elif self._unsynced:
-            flush = self._next_flush = _Flush()
-            self._loop.call_soon(self._begin_flush)  # who writes in this turn shares it
-        elif self._flushing is not None:
-            flush = self._flushing  # it began after everything that was acknowledged
-        else:
-            return
-        waiter = Settled(self._loop)
-        flush.waiters.append(waiter)
-        await waiter.wait()
-        if flush.error is not None:
-            raise storage_error(flush.error, path=self.path) from flush.error
-
-    def _begin_flush(self) -> None:
-        """Hand the waiting flush to a thread, unless another is on its way."""
-        if self._next_flush is None or self._flushing is not None:
-            return
-        flush, self._next_flush = self._next_flush, None
-        self._flushing = flush
-        self._unsynced = False
-        self._workers.submit(partial(flush.run, self._fd), self._flush_done)
-
-    def _flush_done(self) -> None:
-        flush, self._flushing = self._flushing, None
-        assert flush is not None
-        if flush.error is not None:
-            self._unsynced = True
-        self._begin_flush()
-        for waiter in flush.waiters:
-            waiter.finish()
+        try:
+            await self._flusher.flush()
+        except OSError as error:
+            raise storage_error(error, path=self.path) from error
 
     async def truncate(self, size: int, event: Event = Event.TRUNCATE) -> None:
         self._check_open(None, ())
@@ -480,7 +401,7 @@ class PosixStorage:
     def _truncate_done(self, cut: Job[None], size: int) -> None:
         """On the loop, even if nobody waits any more: a cancelled truncate has been made."""
         self._writing -= 1
-        self._unsynced = True
+        self._flusher.unsynced = True
         if cut.error is None:
             self._size = size
             self._truncations += 1
@@ -511,9 +432,8 @@ class PosixStorage:
         self._released = self._loop.create_future()
         self._closed = True
         self._nowait = self._may_write_inline = False
-        self._dispatch_reads()
         self._dispatch_writes()
-        self._begin_flush()
+        self._flusher.begin()
         try:
             await self._drain()
         finally:
@@ -529,34 +449,12 @@ class PosixStorage:
 
         Cancellation: runs to the end.
         """
-        if self._kernel is not None:
-            try:
-                await self._kernel.drain()
-            finally:
-                self._kernel.stop()
-                self._workers.submit(self._kernel.release, _nothing)
-        await self._workers.drain()
+        try:
+            await self._reads.close()
+        finally:
+            await self._workers.drain()
 
     # ---------------------------------------------------------------- helpers
-
-    async def _settle(self, transfer: Transfer, *, reads: bool) -> None:
-        """Wait until a queued transfer has ended, or take it back if we are cancelled in time."""
-        try:
-            await transfer.waiter
-        except asyncio.CancelledError:
-            # The queue is looked up now: dispatching replaces the list.
-            if not self._withdraw(self._reads if reads else self._writes, transfer):
-                await transfer.outlast()
-            raise
-        if transfer.error is not None:
-            raise self._failed(transfer)
-
-    def _withdraw(self, queue: list[Transfer], transfer: Transfer) -> bool:
-        """Take back a transfer that no thread has seen yet."""
-        if transfer in queue:
-            queue.remove(transfer)
-            return True
-        return False
 
     def _failed(self, transfer: Transfer) -> StorageError:
         cause = transfer.error
@@ -573,23 +471,3 @@ class PosixStorage:
         return StorageError(
             errno.EBADF, "The storage is closed", offset=offset, length=length, path=self.path
         )
-
-
-def _nothing() -> None:
-    """There is nobody to tell."""
-
-
-class _Flush:
-    """One ``fdatasync`` and everybody who waits for it."""
-
-    __slots__ = ("error", "waiters")
-
-    def __init__(self) -> None:
-        self.waiters: list[Settled] = []
-        self.error: OSError | None = None
-
-    def run(self, fd: int) -> None:
-        try:
-            datasync(fd)
-        except OSError as error:
-            self.error = error

@@ -135,11 +135,11 @@ async def test_copy_writes_on_threads_are_flushed_with_the_rest(tmp_path: Path) 
     ):
         await target.truncate(3 * MIB)
         await target.flush()
-        assert not storage._unsynced  # type: ignore[attr-defined]
+        assert not storage._flusher.unsynced  # type: ignore[attr-defined]
         await copy(source, target, target_is_zero=True)
-        assert storage._unsynced  # type: ignore[attr-defined]
+        assert storage._flusher.unsynced  # type: ignore[attr-defined]
         await target.flush()
-        assert not storage._unsynced  # type: ignore[attr-defined]
+        assert not storage._flusher.unsynced  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------------- salvage

@@ -49,7 +49,7 @@ async def test_lent_file_s_writes_are_flushed(path: Path) -> None:
     file = lend(storage)
     assert file is not None
     file.write([b"y"], 0)
-    assert storage._unsynced
+    assert storage._flusher.unsynced
     await storage.close()
 
 
