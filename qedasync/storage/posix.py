@@ -110,7 +110,7 @@ class PosixStorage:
         self._map: FileMap | None = None
         self._released: asyncio.Future[None] | None = None  # what a second close waits for
         self._truncations = 0  # that have succeeded
-        self._flusher = Flusher(file.fd, loop, workers)
+        self._flusher = Flusher(file.fd, loop, workers, self._reads.ring_in_time)
 
     @classmethod
     async def open(
