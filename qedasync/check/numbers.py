@@ -59,8 +59,8 @@ def lanes_in(raw: memoryview, cluster_bits: int) -> int | None:
 
 
 def count_number_breaks(lanes: int, n: int) -> int:
-    """How many of ``n`` numbers, at least one, do not follow the one before."""
-    last = _BITS * (n - 1)
-    followers = (lanes ^ (lanes >> last << last)) + _repeat(1, n - 1)
-    differs = (lanes >> _BITS) ^ followers
-    return ((differs + _repeat(_TOP_BIT - 1, n - 1)) & _repeat(_TOP_BIT, n - 1)).bit_count()
+    """How many of ``n`` numbers, at least one and below 2**31 - 1, do not follow the one before."""
+    all_breaks = _repeat(_TOP_BIT, n - 1)
+    differs = (lanes >> _BITS) ^ (lanes + _repeat(1, n - 1))  # and the last number, to be ignored
+    breaks = (differs + _repeat(_TOP_BIT - 1, n - 1)) & all_breaks
+    return n - 1 if breaks == all_breaks else breaks.bit_count()  # comparing is a lot cheaper

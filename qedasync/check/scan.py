@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
-from operator import add, ne
+from operator import add, ne, sub
 
 from qedasync.check.lanes import (
     Judge,
@@ -168,7 +168,7 @@ class Scanner:
         if first:
             return not self.scan_run(first, len(piece) // ENTRY_BYTES)
         slices = [piece[at : at + SLICE_BYTES] for at in range(0, len(piece), SLICE_BYTES)]
-        if not any(map(self.run_in, slices)):
+        if not self._may_hold_runs(piece):
             return self._glance_at_numbers(piece, slices)
         for raw in slices:
             first = self.run_in(raw)
@@ -176,6 +176,13 @@ class Scanner:
             if trouble or not (first or self._glance_at_numbers(raw, [raw])):
                 return False
         return True
+
+    def _may_hold_runs(self, piece: memoryview) -> bool:
+        """Whether a slice of it ends as far behind its beginning as a run does."""
+        entries = unpack_entries(piece)
+        span = (SLICE_ENTRIES - 1) << self._geometry.cluster_bits
+        steps = map(sub, entries[SLICE_ENTRIES - 1 :: SLICE_ENTRIES], entries[::SLICE_ENTRIES])
+        return span in steps
 
     def _glance_at_numbers(self, piece: memoryview, slices: list[memoryview]) -> bool:
         bits, n = self._geometry.cluster_bits, len(piece) // ENTRY_BYTES
