@@ -65,12 +65,14 @@ async def do_alloc(session: Session, words: Sequence[str]) -> None:
 
 async def _holdings(session: Session, offset: int, length: int) -> AsyncIterator[tuple[bool, int]]:
     """Runs of a part: whether the image itself has it, and its bytes."""
-    end = offset + length
-    if session.node.format != "qed":
+    holder = session.node.holder
+    if holder is None:
         yield True, length  # a raw file has all of it, holes too
         return
+    offset += holder.start
+    end = offset + length
     while offset < end:
-        runs = await session.disk.block_status(offset, min(_STEP, end - offset))
+        runs = await holder.disk.block_status(offset, min(_STEP, end - offset))
         for held, run in _held(runs):
             yield held, run
         offset = runs[-1].end

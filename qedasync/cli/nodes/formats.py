@@ -94,6 +94,7 @@ def open_raw_node(below: Layer, options: Options) -> Layer:
         exact="" if given else below.exact_protocol,
         disk=None,
         shift=offset,
+        holder=below.holder and below.holder._replace(start=below.holder.start + offset),
     )
 
 

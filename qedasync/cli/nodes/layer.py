@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from qedasync.cli.nodes.blkdebug import BlkdebugStorage
     from qedasync.cli.nodes.debugger import Debugger
 
-__all__ = ["CACHES", "FOREIGN", "FORMATS", "PROTOCOLS", "How", "Layer", "LoopNeeded", "filename_of"]
+__all__ = [
+    "CACHES",
+    "FOREIGN",
+    "FORMATS",
+    "PROTOCOLS",
+    "Holder",
+    "How",
+    "Layer",
+    "LoopNeeded",
+    "filename_of",
+]
 
 FORMATS = ("qed", "raw")
 FOREIGN = ("qcow2", "vmdk", "vdi", "vhdx", "vpc", "qcow", "parallels")  # by means of qemu-nbd
@@ -27,6 +37,18 @@ CACHES = {  # word -> (past the page cache, every write durable, flushes)
     "directsync": (True, True, True),
     "writethrough": (False, True, True),
 }
+
+
+class Holder(NamedTuple):
+    """The image whose clusters decide which parts of a node count as allocated.
+
+    Attributes:
+        disk: the image, which somebody else closes.
+        start: where in it the node begins.
+    """
+
+    disk: Any
+    start: int = 0
 
 
 class LoopNeeded(Exception):
@@ -85,6 +107,7 @@ class Layer:
         cluster_size: of an image, here or below.
         shift: where in the file below a raw node begins.
         watcher: the blkdebug right below a format.
+        holder: the QED image further below that it is all or part of, if there is one.
     """
 
     driver: str
@@ -98,6 +121,7 @@ class Layer:
     cluster_size: int | None = None
     shift: int = 0
     watcher: BlkdebugStorage | None = None
+    holder: Holder | None = None
 
     @property
     def exact_protocol(self) -> str:

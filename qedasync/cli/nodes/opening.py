@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import qedasync
+from qedasync.cli.nodes.layer import Holder
 from qedasync.cli.nodes.policy import explain
 from qedasync.cli.nodes.spec import parse_image_opts, parse_json, protocol_of
 from qedasync.cli.nodes.stack import Stack
@@ -60,6 +61,7 @@ class Node:
         debug: rules and breakpoints of the blkdebug in the stack, if there is one.
         file: path of the file at the bottom, "" if it is none.
         cluster_size: of the image in it, None if there is none.
+        holder: the image whose clusters count as allocated, None if there is none.
     """
 
     disk: Any
@@ -70,6 +72,7 @@ class Node:
     debug: Debugger | None
     file: str
     cluster_size: int | None = None
+    holder: Holder | None = None
 
     async def close(self) -> None:
         """Release it all."""
@@ -121,6 +124,7 @@ async def open_node(
         layer.debug,
         layer.file,
         layer.cluster_size,
+        Holder(disk) if layer.driver == "qed" else layer.holder,
     )
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import qedasync
+from qedasync.cli.nodes.layer import Holder
 from qedasync.cli.nodes.opening import Node
 from qedasync.cli.options import ToolError
 
@@ -32,7 +33,7 @@ async def under_overlay(node: Node) -> Node:
         number = getattr(error, "errno", None)
         why = os.strerror(number) if number else str(error)
         raise ToolError(f"Could not create a temporary overlay: {why}") from error
-    return replace(node, disk=image, format="qed")
+    return replace(node, disk=image, format="qed", holder=Holder(image))
 
 
 async def _make_overlay(node: Node) -> qedasync.Image:

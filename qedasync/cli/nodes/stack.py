@@ -16,7 +16,16 @@ import qedasync
 from qedasync.cli.common import beside
 from qedasync.cli.nodes.formats import open_foreign, open_raw_node, probe, recorded_backing
 from qedasync.cli.nodes.host import open_host
-from qedasync.cli.nodes.layer import CACHES, FOREIGN, FORMATS, PROTOCOLS, How, Layer, LoopNeeded
+from qedasync.cli.nodes.layer import (
+    CACHES,
+    FOREIGN,
+    FORMATS,
+    PROTOCOLS,
+    Holder,
+    How,
+    Layer,
+    LoopNeeded,
+)
 from qedasync.cli.nodes.policy import admit, explain, gate, policy
 from qedasync.cli.nodes.spec import parse_json, protocol_of, take_name
 from qedasync.cli.nodes.values import Options, choice, extract, flag, refuse_rest, text
@@ -148,6 +157,7 @@ class Stack:
             debug=storage.debugger,
             file=below.file,
             cluster_size=below.cluster_size,
+            holder=below.holder,
         )
 
     async def _child(self, key: str, name: str | None, options: Options, how: How) -> Layer:
@@ -180,7 +190,9 @@ class Stack:
             if self._access.at_once:
                 await layer.disk.close()
                 raise LoopNeeded
-            layer.storage = qedasync.DiskStorage(await _as_disk(layer, own_how))
+            disk = await _as_disk(layer, own_how)
+            layer.storage = qedasync.DiskStorage(disk)
+            layer.holder = Holder(disk) if layer.driver == "qed" else None
         return layer
 
     # ---------------------------------------------------------------- formats
@@ -295,6 +307,7 @@ class Stack:
             options=opened,
             exact=exact,
             cluster_size=disk.cluster_size,
+            holder=None,
         )
 
     async def _open_image(self, path: str, below: Layer, how: How, backing: Any) -> Any:

@@ -760,6 +760,24 @@ map
 info
 write 0 1
 
+--image-opts driver=raw,file.driver=qed,file.file.filename=ov.qed
+map
+alloc 0 1M
+alloc 60k 8k
+write -P 5 512k 64k
+map
+truncate 2M
+map
+
+--image-opts driver=raw,offset=32k,size=512k,file.driver=qed,file.file.filename=b.qed -r
+map
+alloc 0 1M
+alloc 32k 512
+
+--image-opts driver=blkdebug,image.driver=raw,image.file.driver=qed,image.file.file.filename=b.qed
+map
+alloc 0 64k
+
 --image-opts driver=raw,file.filename=a.qed -r
 info
 length
