@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKING",
+    "BACKING_FORMATS",
     "CACHES",
     "FORCE_SHARE",
+    "FOREIGN",
     "FORMAT",
     "FORMATS",
     "IMAGE_OPTS",
@@ -30,6 +32,9 @@ __all__ = [
 ]
 
 FORMATS = ("qed", "raw")
+FOREIGN = ("qcow2", "vmdk", "vdi", "vhdx", "vpc", "qcow", "parallels")
+"""Read by means of qemu-nbd."""
+BACKING_FORMATS = FORMATS + FOREIGN
 CACHES = ("none", "writeback", "unsafe", "directsync", "writethrough")
 
 FORMAT = Option("f", "format", "FMT", "the image's format; looked for unless said", FORMATS)

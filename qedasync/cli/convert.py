@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from qedasync.cli.common import (
     BACKING,
+    BACKING_FORMATS,
     CACHES,
     FORCE_SHARE,
     FORMATS,
@@ -42,7 +43,7 @@ VERB = Verb(
         Option("f", "", "FMT", "the sources' format; looked for unless said", FORMATS),
         Option("O", "", "FMT", "the target's format; raw unless said", FORMATS),
         Option("B", "", "FILE", "the target's backing file: has what the source's one has"),
-        Option("F", "", "FMT", "the format of the target's backing file", FORMATS),
+        Option("F", "", "FMT", "the format of the target's backing file", BACKING_FORMATS),
         Option("o", "", "OPTIONS", "the target's options, as for create; 'help' lists them"),
         Option("n", "", "", "write into TARGET, which is there already and large enough"),
         Option("S", "", "SIZE", "zeroes of that many bytes are left out (4k); 0: write them all"),

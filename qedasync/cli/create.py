@@ -8,7 +8,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qedasync.cli.common import BACKING, FORMATS, OBJECT, QUIET, beside, refuse_object
+from qedasync.cli.common import (
+    BACKING,
+    BACKING_FORMATS,
+    FORMATS,
+    OBJECT,
+    QUIET,
+    beside,
+    refuse_object,
+)
 from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, parse
 from qedasync.cli.sizes import whole_sectors
 from qedasync.errors import ImageLocked, QEDError, RequestError
@@ -26,7 +34,7 @@ VERB = Verb(
         QUIET,
         Option("f", "", "FMT", "the format; raw unless said", FORMATS),
         Option("b", "", "FILE", "the backing file; a relative name starts at FILENAME's directory"),
-        Option("F", "", "FMT", "the backing file's format", FORMATS),
+        Option("F", "", "FMT", "the backing file's format", BACKING_FORMATS),
         Option("u", "", "", "do not look for the backing file; SIZE is needed then"),
         Option("o", "", "OPTIONS", "name=value[,name=value...]; 'help' lists them"),
         OBJECT,
@@ -170,7 +178,7 @@ async def create_image(filename: str, fmt: str, values: Values, storage: str = "
         storage: the kind.
     """
     path = local_name(filename)
-    if values.get("backing_fmt", "raw") not in FORMATS and "backing_file" in values:
+    if values.get("backing_fmt", "raw") not in BACKING_FORMATS and "backing_file" in values:
         raise ToolError(
             f"{filename}: Parameter 'backing-fmt' does not accept value '{values['backing_fmt']}'"
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qedasync.cli.common import (
     BACKING,
+    BACKING_FORMATS,
     CACHES,
     FORCE_SHARE,
     FORMATS,
@@ -38,7 +39,7 @@ VERB = Verb(
     options=(
         Option("f", "", "FMT", "the image's format; looked for unless said", FORMATS),
         Option("b", "", "FILE", "the new backing file; '' for none. Starts where the image is"),
-        Option("F", "", "FMT", "its format; needed with -b", FORMATS),
+        Option("F", "", "FMT", "its format; needed with -b", BACKING_FORMATS),
         Option("u", "", "", "only write the name: for a file of the same content that has moved"),
         Option("t", "", "CACHE", "how the image is written (writeback)", CACHES),
         Option("T", "", "CACHE", "how the new backing file is read (writeback)", CACHES),
@@ -100,8 +101,14 @@ async def _rebase(parsed: Parsed, name: str, cache: str, report: Report) -> None
 
 def _check_format(parsed: Parsed) -> None:
     fmt = parsed.last("F")
-    if fmt is not None and fmt not in FORMATS:
+    if fmt is not None and fmt not in BACKING_FORMATS:
         raise ToolError(f"Invalid format name: '{fmt}'")
+
+
+def _format_to_record(parsed: Parsed) -> str | None:
+    """An image can say that its backing file is raw, and of no other format."""
+    fmt = parsed.last("F")
+    return fmt if fmt in FORMATS else None
 
 
 def _refusal(parsed: Parsed, why: str) -> ToolError:
@@ -121,7 +128,7 @@ async def _rename(parsed: Parsed, node: Node) -> None:
 
     _check_named(parsed)
     try:
-        await node.disk.change_backing_file(parsed.last("b") or None, parsed.last("F"))
+        await node.disk.change_backing_file(parsed.last("b") or None, _format_to_record(parsed))
     except QEDError as error:
         raise _refusal(parsed, _why(error) or reason(error)) from error
 
@@ -147,8 +154,9 @@ async def _move(parsed: Parsed, node: Node, report: Report) -> None:
             await new.close()
         raise
     backing = {} if new is None else {"backing": new}
+    fmt = _format_to_record(parsed)
     try:
-        await node.disk.rebase(name, format=parsed.last("F"), progress=report, **backing)
+        await node.disk.rebase(name, format=fmt, progress=report, **backing)
     except QEDError as error:
         raise _explained(parsed, error, new) from error
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="there 
 
 def build(folder: Path) -> None:
     """x.FMT of each format, with data at 1M; top.qcow2 over x.qcow2; top.qed over that; far.qcow2
-    over a file elsewhere."""
+    over a file elsewhere; empty.qed."""
     for fmt in FOREIGN:
         qemu.img("create", "-q", "-f", fmt, folder / f"x.{fmt}", "4M")
         qemu.io(folder / f"x.{fmt}", "write -P 7 1M 64k", options=("-f", fmt))
@@ -30,6 +30,7 @@ def build(folder: Path) -> None:
     content = bytearray((folder / "top.qed").read_bytes())
     content[16] &= ~4 & 255  # the format is to be looked for
     (folder / "top.qed").write_bytes(content)
+    qemu.img("create", "-q", "-f", "qed", folder / "empty.qed", "4M")
     (folder / "text").write_text("nothing")
 
 
@@ -112,6 +113,48 @@ def test_info_tells_the_chain(twins: Twins) -> None:
         assert line in theirs.splitlines()
     assert "backing file: x.qcow2" in said.out
     assert "image: x.qcow2\nfile format: qcow2" in said.out
+
+
+# -------------------------------------------------- QED over another format
+
+
+@pytest.mark.parametrize("fmt", FOREIGN)
+def test_overlay_is_created_as_by_qemu(fmt: str, twins: Twins) -> None:
+    """The format is not recorded: an image has no place for it."""
+    twins.run(f"create -f qed -b x.{fmt} -F {fmt} new.qed")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "create -f qed -o backing_file=x.vdi,backing_fmt=vdi new.qed 8M",
+        "create -f qed -u -b none.qcow2 -F qcow2 new.qed 8M",
+        "create -f qed -b none.qcow2 -F qcow2 new.qed 8M",
+        "create -f qed -b x.vdi new.qed",
+        "convert -O qed -B x.qcow2 x.vdi new.qed",
+        "rebase -u -b x.vdi -F vdi empty.qed",
+        "rebase -b x.vdi -F vdi empty.qed",
+        "rebase -b x.vdi -F nope empty.qed",
+    ],
+)
+def test_backing_file_that_is_named_is_taken_as_by_qemu(words: str, twins: Twins) -> None:
+    twins.run(words)
+
+
+@pytest.mark.parametrize("words", ["-B x.qcow2 -F qcow2 x.vdi", "-B x.vdi -F vdi top.qcow2"])
+def test_overlay_is_converted_to_as_by_qemu(words: str, twins: Twins) -> None:
+    """What is zeroes in both is left unallocated, so the images only read the same."""
+    twins.run(f"convert -O qed {words} new.qed", files=False)
+    qemu.img("compare", "-f", "qed", "-F", "qed", twins.mine / "new.qed", twins.real / "new.qed")
+
+
+def test_rebase_off_another_format_needs_the_policy(twins: Twins) -> None:
+    twins.ours("rebase -u -b x.vdi -F vdi empty.qed")
+    qemu.img("rebase", "-u", "-b", "x.vdi", "-F", "vdi", twins.real / "empty.qed")
+    assert twins.ours("rebase -b x.vhdx -F vhdx empty.qed").code == 1
+    twins.assert_same_files()
+    assert twins.ours("rebase --backing any -b x.vhdx -F vhdx empty.qed").code == 0
+    assert b"x.vhdx" in (twins.mine / "empty.qed").read_bytes()[:512]
 
 
 # ------------------------------------------------------------------------- policy

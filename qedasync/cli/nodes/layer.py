@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import qedasync
+from qedasync.cli.common import FOREIGN, FORMATS
 from qedasync.cli.nodes.values import Options, in_qemus_order
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ __all__ = [
     "filename_of",
 ]
 
-FORMATS = ("qed", "raw")
-FOREIGN = ("qcow2", "vmdk", "vdi", "vhdx", "vpc", "qcow", "parallels")  # by means of qemu-nbd
 PROTOCOLS = ("file", "host_device", "host_cdrom", "blkdebug", "nbd")
 
 Cache: TypeAlias = Literal["writeback", "writethrough", "unsafe"]
