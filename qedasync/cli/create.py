@@ -17,6 +17,7 @@ from qedasync.cli.common import (
     beside,
     refuse_object,
 )
+from qedasync.cli.export import create_on_export, is_export
 from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, parse
 from qedasync.cli.sizes import whole_sectors
 from qedasync.errors import ImageLocked, QEDError, RequestError
@@ -82,9 +83,10 @@ def main(words: Sequence[str]) -> int:
     if len(parsed.names) > 2:
         raise ToolError(f"Unexpected argument: {parsed.names[2]}")
     values = format_options.parse_format_options(text, fmt, filename)
-    local_name(filename)
+    if not is_export(filename):
+        local_name(filename)
     _complete(parsed, fmt, filename, size, values)
-    if _waits(parsed, values):
+    if is_export(filename) or _waits(parsed, values):
         run_async(_create(parsed, fmt, filename, values), brief=True)
     else:
         run_at_once(_create(parsed, fmt, filename, values, storage="blocking"))
@@ -138,7 +140,13 @@ async def _create(
         raise ToolError(f"{filename}: Image creation needs a size parameter")
     if not parsed.has("q"):
         print(formatting_line(filename, fmt, values), flush=True)
-    await create_image(filename, fmt, values, storage)
+    if is_export(filename):
+        from qedasync.cli.nodes import access_from
+
+        size, mode = whole_sectors(int(values["size"])), preallocation_mode(filename, values)
+        await create_on_export(filename, fmt, size, mode, access_from(parsed, writable=True))
+    else:
+        await create_image(filename, fmt, values, storage)
 
 
 async def _look_at_backing(parsed: Parsed, filename: str, values: Values) -> None:
@@ -225,11 +233,17 @@ def local_name(filename: str) -> str:
     return filename
 
 
-def check_preallocation(filename: str, fmt: str, values: Values) -> None:
-    """Raise ToolError for a mode that there is not."""
-    mode = values.get("preallocation", "off")
+def preallocation_mode(filename: str, values: Values) -> str:
+    """The mode; raises ToolError if it is none."""
+    mode = str(values.get("preallocation", "off"))
     if mode not in ("off", "metadata", "falloc", "full"):
         raise ToolError(f"{filename}: invalid parameter value: {mode}")
+    return mode
+
+
+def check_preallocation(filename: str, fmt: str, values: Values) -> None:
+    """Raise ToolError for a mode that there is not, or not for files."""
+    mode = preallocation_mode(filename, values)
     if mode == "metadata":
         raise ToolError(f"{filename}: Unsupported preallocation mode: {mode}")
 

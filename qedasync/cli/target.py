@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from qedasync.cli.common import beside
 from qedasync.cli.create import create_image, local_name
+from qedasync.cli.export import is_export, open_export
 from qedasync.cli.nodes import Access, Node, open_node
-from qedasync.cli.nodes.remote import nbd_uri
 from qedasync.cli.options import ToolError
 from qedasync.cli.witness import closing, reason
 from qedasync.errors import ImageLocked, QEDError, StorageError
@@ -64,7 +64,7 @@ async def new_image(wish: NewImage) -> AsyncIterator[Node]:
     """
     if not wish.name:
         raise _refusal(wish, f"Could not create '': {os.strerror(errno.ENOENT)}")
-    if nbd_uri(wish.name):
+    if is_export(wish.name):
         async with _export(wish) as node:
             yield node
         return
@@ -186,20 +186,12 @@ async def _device(wish: NewImage, path: str, mode: int) -> AsyncIterator[Node]:
 
 @asynccontextmanager
 async def _export(wish: NewImage) -> AsyncIterator[Node]:
-    """A disk over NBD is there already, as large as it is."""
-    if wish.format != "raw":
-        raise _refusal(wish, "Cannot resize NBD nodes")
+    """A disk over NBD is written where it is."""
     try:
-        node = await open_node(wish.name, "raw", wish.access)
+        size = int(wish.values["size"])
+        node = await open_export(wish.name, wish.format, size, wish.access)
     except ToolError as error:
-        why = str(error).removeprefix(f"Could not open '{wish.name}': ")
-        raise _refusal(
-            wish,
-            "Protocol driver 'nbd' does not support image creation, and opening the image failed:"
-            f" {why}",
-        ) from error
+        raise _refusal(wish, str(error)) from error
     async with closing(node):
-        if node.disk.size < int(wish.values["size"]):
-            raise _refusal(wish, "Cannot grow NBD nodes")
         yield node
         await flush(node, wish.name)
