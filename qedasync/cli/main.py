@@ -128,7 +128,8 @@ def _main_of(verb: str) -> Callable[[Sequence[str]], int]:
 
 def _print_version(link: str | None) -> int:
     ours = f"qedasync {qedasync.__version__}"
-    print(f"{link} version {QEMU_VERSION} ({ours})" if link else ours)
+    word = "" if link == "qemu-nbd" else "version "  # as it is there
+    print(f"{link} {word}{QEMU_VERSION} ({ours})" if link else ours)
     return EXIT_OK
 
 

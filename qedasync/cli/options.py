@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from qedasync import QEDError
 
-__all__ = ["Example", "HelpAsked", "Option", "Parsed", "ToolError", "Verb", "parse"]
+__all__ = ["Example", "HelpAsked", "Option", "Parsed", "ToolError", "Verb", "WrongOption", "parse"]
 
 
 class ToolError(QEDError):
@@ -27,6 +27,18 @@ class ToolError(QEDError):
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
+
+
+class WrongOption(ToolError):
+    """An option that the verb does not have, or one whose value is missing or too many.
+
+    Attributes:
+        getopt: what the C library says of it, and so qemu-io and qemu-nbd.
+    """
+
+    def __init__(self, message: str, getopt: str) -> None:
+        super().__init__(message)
+        self.getopt = getopt
 
 
 class Option(NamedTuple):
@@ -133,7 +145,7 @@ def parse(verb: Verb, words: Sequence[str]) -> Parsed:
 
     Raises:
         HelpAsked: ``-h`` or ``--help`` is among the options.
-        ToolError: an option that the verb does not have, or one without its value.
+        WrongOption: an option that the verb does not have, or one without its value.
     """
     rest = list(reversed(words))
     parsed = Parsed(letters={option.short: option.key for option in verb.options if option.short})
@@ -158,16 +170,22 @@ def _take_long(verb: Verb, word: str, rest: list[str]) -> tuple[str, str]:
     exact = [option for option in known if option.long == name]
     # What qemu-img has not makes nothing ambiguous that is not so there.
     matches = [o for o in known if o.long.startswith(name) and o.long not in _NEVER_SHORT]
+    unknown = f"unrecognized option '{word}'"
     if len(exact or matches) != 1:
-        raise ToolError(f"unrecognized option '{word}'")
+        raise WrongOption(unknown, _ambiguous(word, matches) if matches else unknown)
     option = (exact or matches)[0]
     if equals and not option.value:
-        raise ToolError(f"unrecognized option '{word}'")
+        raise WrongOption(unknown, f"option '--{option.long}' doesn't allow an argument")
     if option is _HELP:
         raise HelpAsked(verb)
     if option.value and not equals:
-        value = _value(word, rest)
+        value = _value(word, rest, f"option '--{option.long}' requires an argument")
     return option.key, value
+
+
+def _ambiguous(word: str, matches: Sequence[Option]) -> str:
+    names = " ".join(f"'--{option.long}'" for option in matches)
+    return f"option '{word}' is ambiguous; possibilities: {names}"
 
 
 def _take_letters(verb: Verb, word: str, rest: list[str]) -> list[tuple[str, str]]:
@@ -176,17 +194,18 @@ def _take_letters(verb: Verb, word: str, rest: list[str]) -> list[tuple[str, str
     for at, letter in enumerate(word[1:], 2):
         option = next((o for o in (*verb.options, _HELP) if o.short == letter), None)
         if option is None:
-            raise ToolError(f"unrecognized option '{word}'")
+            raise WrongOption(f"unrecognized option '{word}'", f"invalid option -- '{letter}'")
         if option is _HELP:
             raise HelpAsked(verb)
         if option.value:
-            found.append((option.key, word[at:] or _value(word, rest)))
+            missing = f"option requires an argument -- '{letter}'"
+            found.append((option.key, word[at:] or _value(word, rest, missing)))
             break
         found.append((option.key, ""))
     return found
 
 
-def _value(word: str, rest: list[str]) -> str:
+def _value(word: str, rest: list[str], missing: str) -> str:
     if not rest:
-        raise ToolError(f"missing argument for option '{word}'")
+        raise WrongOption(f"missing argument for option '{word}'", missing)
     return rest.pop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qedasync.cli.common import BACKING, CACHES, FORMAT, IMAGE_OPTS
-from qedasync.cli.options import Example, Option, Verb, parse
+from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, WrongOption, parse
 from qedasync.cli.run import link_name
 
 __all__ = ["VERB", "main"]
@@ -88,7 +88,7 @@ _QEMU_NBD = Verb(VERB.name, VERB.summary, VERB.names, (*_BOTH, *_THEIRS), VERB.t
 
 def main(words: Sequence[str]) -> int:
     """Run ``qedasync serve``; answers the exit code."""
-    parsed = parse(_QEMU_NBD if link_name() == "qemu-nbd" else VERB, words)
+    parsed = _parse_as_qemu(words) if link_name() == "qemu-nbd" else parse(VERB, words)
     if parsed.has("list"):
         from qedasync.cli.serve_list import list_exports
 
@@ -96,3 +96,10 @@ def main(words: Sequence[str]) -> int:
     from qedasync.cli.serving import serve
 
     return serve(parsed)
+
+
+def _parse_as_qemu(words: Sequence[str]) -> Parsed:
+    try:
+        return parse(_QEMU_NBD, words)
+    except WrongOption as error:
+        raise ToolError(error.getopt) from error

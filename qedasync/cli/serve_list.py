@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from urllib.parse import quote
 
-from qedasync import nbd
+from qedasync import StorageError, nbd
+from qedasync.cli.nodes.remote import explained
 from qedasync.cli.options import Parsed, ToolError
 from qedasync.cli.run import EXIT_OK, run_async
 from qedasync.cli.serve_tls import client_tls
@@ -31,11 +33,18 @@ def list_exports(parsed: Parsed) -> int:
     if parsed.has("fork"):
         raise ToolError("List mode is incompatible with forking")
     tls = client_tls(parsed)
-    listed = run_async(nbd.list_exports(_uri(parsed, secure=tls is not None), tls=tls))
+    listed = run_async(_ask(_uri(parsed, secure=tls is not None), tls))
     print(f"exports available: {len(listed)}")
     for one in listed:
         print("\n".join(_lines(one)))
     return EXIT_OK
+
+
+async def _ask(uri: str, tls: ssl.SSLContext | None) -> list[nbd.Listed]:
+    try:
+        return await nbd.list_exports(uri, tls=tls)
+    except StorageError as error:
+        raise explained(error, nbd.parse_uri(uri)) from error
 
 
 def _uri(parsed: Parsed, *, secure: bool) -> str:

@@ -40,9 +40,8 @@ def server_tls(parsed: Parsed) -> Callable[[], ssl.SSLContext] | None:
         ToolError: what the options say does not fit.
     """
     found = _credentials(parsed)
+    _check_needed(parsed)
     if parsed.has("tls-authz"):
-        if not parsed.has("tls-creds"):
-            raise ToolError("--tls-authz is not permitted without --tls-creds")
         raise ToolError("--tls-authz is not supported; --allow takes a client's common name")
     if found is not None:
         if not found.server:
@@ -67,14 +66,19 @@ def client_tls(parsed: Parsed) -> ssl.SSLContext | None:
         ToolError: what the options say does not fit.
     """
     found = _credentials(parsed)
-    if parsed.has("tls-hostname") and not parsed.has("tls-creds"):
-        raise ToolError("--tls-hostname is not permitted without --tls-creds")
+    _check_needed(parsed)
     if found is not None:
         if found.server:
             raise ToolError("Expecting TLS credentials with a client endpoint")
         return nbd.client_context(found.directory, verify=found.verify)
     directory = parsed.last("tls-creds")
     return None if directory is None else nbd.client_context(directory)
+
+
+def _check_needed(parsed: Parsed) -> None:
+    for key in ("tls-authz", "tls-hostname"):
+        if parsed.has(key) and not parsed.has("tls-creds"):
+            raise ToolError(f"--{key} is not permitted without --tls-creds")
 
 
 def _credentials(parsed: Parsed) -> _Credentials | None:

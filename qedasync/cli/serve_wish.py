@@ -112,8 +112,8 @@ def _refuse(parsed: Parsed) -> None:
         raise ToolError("Invalid number of arguments" if as_qemu() else "give at least one image")
     if as_qemu() and len(parsed.names) > 1:
         raise ToolError("Invalid number of arguments")
-    for name in parsed.all("bitmap"):
-        raise ToolError(f"Bitmap '{name}' is not found")
+    if parsed.has("bitmap"):
+        raise ToolError(f"Bitmap '{parsed.last('bitmap')}' is not found")
     if parsed.has("load-snapshot"):
         raise ToolError(
             f"Failed to load snapshot: Block format '{parsed.last('format', 'qed')}' used by device"
@@ -169,8 +169,8 @@ def _how_to_open(parsed: Parsed) -> dict[str, Any]:
 
 def _cache(parsed: Parsed) -> str:
     given = [value or "none" for key, value in parsed.given if key in ("cache", "nocache")]
-    if len(given) > 1 and as_qemu():
-        raise ToolError("-n and --cache can only be specified once")
+    if as_qemu():
+        _check_given_once(parsed, len(given))
     cache = given[-1] if given else "writeback"
     if cache not in CACHES:
         raise ToolError(f"Invalid cache mode `{cache}'")
@@ -183,6 +183,15 @@ def _cache(parsed: Parsed) -> str:
             " cache.direct=on, which was not specified."
         )
     return cache
+
+
+def _check_given_once(parsed: Parsed, n_caches: int) -> None:
+    """Whether nothing is said twice that qemu-nbd wants to be told once."""
+    if n_caches > 1:
+        raise ToolError("-n and --cache can only be specified once")
+    for key in ("aio", "discard"):
+        if len(parsed.all(key)) > 1:
+            raise ToolError(f"--{key} can only be specified once")
 
 
 def _detects_zeroes(parsed: Parsed) -> bool:

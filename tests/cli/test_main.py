@@ -42,10 +42,11 @@ def test_version_is_the_package_s(word: str, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == f"qedasync {qedasync.__version__}\n"
 
 
-@pytest.mark.parametrize("tool", ["qemu-img", "qemu-io"])
+@pytest.mark.parametrize("tool", ["qemu-img", "qemu-io", "qemu-nbd"])
 def test_version_of_a_link_is_the_tool_s(tool: str, tmp_path: Path) -> None:
     ours = call("--version", tmp_path, tool=tool)
-    assert ours.out == f"{tool} version {QEMU_VERSION} (qedasync {qedasync.__version__})\n"
+    word = "" if tool == "qemu-nbd" else "version "
+    assert ours.out == f"{tool} {word}{QEMU_VERSION} (qedasync {qedasync.__version__})\n"
 
 
 @pytest.mark.parametrize("word", ["--help", "-h", "help"])

@@ -52,11 +52,15 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
         ["--cache=odd", "d.qed"],
         ["--cache=none", "-n", "d.qed"],
         ["--aio=odd", "d.qed"],
+        ["--aio=threads", "--aio=threads", "d.qed"],
+        ["--discard=on", "--discard=on", "d.qed"],
+        ["--tls-hostname", "x", "d.qed"],
         ["--aio=native", "d.qed"],
         ["--discard=x", "d.qed"],
         ["--detect-zeroes=x", "d.qed"],
         ["--detect-zeroes=unmap", "-k", "/SOCKET", "d.qed"],
         ["-B", "x", "-f", "qed", "-k", "/SOCKET", "d.qed"],
+        ["-B", "x", "-B", "y", "-f", "qed", "-k", "/SOCKET", "d.qed"],
         ["-l", "x", "-f", "qed", "-k", "/SOCKET", "d.qed"],
         ["-l", "x", "-f", "raw", "-k", "/SOCKET", "r.raw"],
         ["-x", LONG, "-k", "/SOCKET", "d.qed"],
@@ -72,6 +76,9 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
         ["--object", "tls-creds-x509,dir=/tmp", "d.qed"],
         ["-L", "d.qed"],
         ["-L", "-x", "a"],
+        ["-L", "-k", "/nobody/there"],
+        ["-L", "-p", "1"],
+        ["-L", "-p", "1", "--tls-authz", "x"],
         ["-L", "-f", "qed"],
         ["-L", "-o", "5"],
         ["-L", "--cache=none"],
@@ -85,6 +92,44 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
 def test_qemu_nbd_refuses_as_the_real_one(twins: Twins, words: list[str], tmp_path: Path) -> None:
     words = [word.replace("/SOCKET", str(tmp_path / "s")) for word in words]
     assert twins.run(words, tool="qemu-nbd").code == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    """
+    -Z
+    -Zr
+    -rx
+    -t -e 3 -Z d.qed
+    -P 1 d.qed
+    -n5 d.qed
+    -p
+    -k
+    -rk
+    --nope
+    --nope=3 d.qed
+    --port
+    --exp
+    --pid-file
+    --read-only=3 d.qed
+    --list=3
+    --s d.qed
+    --tls
+    --t=3
+    """.strip().splitlines(),
+)
+def test_qemu_nbd_wrong_option_same_words_without_the_hint(twins: Twins, words: str) -> None:
+    real, ours = (call(words, tool="qemu-nbd") for call in (twins.theirs, twins.ours))
+    # The C library puts argv[0] before it as it was given.
+    assert ours.err.splitlines() == [real.err.splitlines()[0].rpartition("/")[2]]
+    assert (ours.code, ours.out) == (real.code, "") == (1, "")
+    assert real.err.splitlines()[1].startswith("qemu-nbd: Try ")
+
+
+def test_qemu_nbd_port_that_there_is_not_is_refused(twins: Twins) -> None:
+    said = twins.ours("-p 65536 d.qed", tool="qemu-nbd")
+    assert (said.code, said.out) == (1, "")
+    assert said.err == "qemu-nbd: --port is '65536'; it must be a number from 0 to 65535\n"
 
 
 def test_qemu_nbd_connects_no_device_of_the_kernel(twins: Twins) -> None:

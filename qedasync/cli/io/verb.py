@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qedasync.cli.common import BACKING, CACHES, FORCE_SHARE, FORMATS, IMAGE_OPTS, OBJECT
-from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, parse
+from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, WrongOption, parse
 
 if TYPE_CHECKING:
     from qedasync.cli.io.session import Opening
@@ -75,21 +75,8 @@ def main(words: Sequence[str]) -> int:
 def _parse(words: Sequence[str]) -> Parsed:
     try:
         return parse(VERB, words)
-    except ToolError as error:
-        raise ToolError(_as_getopt(str(error))) from error
-
-
-def _as_getopt(text: str) -> str:
-    """What is wrong with an option, in the C library's words, as qemu-io has it."""
-    what, quote, word = text.partition("'")
-    word = word.removesuffix("'")
-    if not quote or word.startswith("--"):
-        return text if what.startswith("unrec") else f"option '{word}' requires an argument"
-    known = {option.short: option for option in VERB.options if option.short}
-    for letter in word[1:]:
-        if letter not in known:
-            return f"invalid option -- '{letter}'"
-    return f"option requires an argument -- '{word[-1]}'"
+    except WrongOption as error:
+        raise ToolError(error.getopt) from error
 
 
 def _print_version() -> int:

@@ -19,7 +19,7 @@ from qedasync.cli.options import ToolError
 if TYPE_CHECKING:
     from qedasync import nbd
 
-__all__ = ["nbd_options", "nbd_uri", "open_nbd"]
+__all__ = ["explained", "nbd_options", "nbd_uri", "open_nbd"]
 
 _PORT = "10809"
 _MAX_EXPORT = 4096
@@ -215,12 +215,12 @@ async def _connect(uri: str, patience: int, reconnect: int) -> nbd.Client:
             return await nbd.connect(uri, reconnect=reconnect)
         except qedasync.StorageError as error:
             if loop.time() + wait > until:
-                raise _explained(error, nbd.parse_uri(uri)) from error
+                raise explained(error, nbd.parse_uri(uri)) from error
         await asyncio.sleep(wait)
         wait = min(2 * wait, _LONGEST_WAIT)
 
 
-def _explained(error: qedasync.StorageError, address: nbd.Address) -> Exception:
+def explained(error: qedasync.StorageError, address: nbd.Address) -> Exception:
     """In QEMU's words, where it has them."""
     import socket
 
