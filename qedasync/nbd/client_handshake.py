@@ -126,7 +126,10 @@ async def _talking(
 
 async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     if not address.socket:
-        return await asyncio.open_connection(address.host, address.port, limit=READ_LIMIT)
+        try:
+            return await asyncio.open_connection(address.host, address.port, limit=READ_LIMIT)
+        except ValueError as error:  # no bytes of a host's name, which only shows here
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from error
     one = socket.socket(socket.AF_UNIX)
     try:
         one.setblocking(False)
@@ -238,7 +241,7 @@ class _Talk:
         """Choose the export."""
         kind, replies = await self.ask(Option.GO, _wishes(self.address.export))
         if kind == OptionReply.ERR_UNSUP:
-            await self._export_name(self.address.export.encode())
+            await self._export_name(self.address.export.encode(errors="surrogateescape"))
         elif kind != OptionReply.ACK:
             raise _refused(f"does not give {self.address.export!r}", kind, replies[-1][1])
         else:
@@ -299,13 +302,15 @@ def _counted(data: bytes) -> bytes:
 def _wishes(name: str) -> bytes:
     """What to tell of an export, for INFO and GO."""
     wishes = (InfoType.BLOCK_SIZE, InfoType.DESCRIPTION)
-    data = _counted(name.encode()) + len(wishes).to_bytes(2, "big")
+    data = _counted(name.encode(errors="surrogateescape")) + len(wishes).to_bytes(2, "big")
     return data + b"".join(int(wish).to_bytes(2, "big") for wish in wishes)
 
 
 def _queries(name: str, contexts: Sequence[str]) -> bytes:
     queries = b"".join(_counted(context.encode()) for context in contexts)
-    return _counted(name.encode()) + len(contexts).to_bytes(4, "big") + queries
+    return (
+        _counted(name.encode(errors="surrogateescape")) + len(contexts).to_bytes(4, "big") + queries
+    )
 
 
 def _told_contexts(replies: Replies) -> list[tuple[int, str]]:

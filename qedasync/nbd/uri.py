@@ -32,6 +32,7 @@ _ELSEWHERE = {
 }
 _KEYS = {"tls-psk-file", "tls-username"}  # of TLS with a shared key
 _NO_PSK = "this version of Python's ssl cannot do"
+_BYTES = "surrogateescape"  # names of files and exports may be any bytes
 _YES, _NO = {"1", "true", "t", "yes", "y", "on"}, {"0", "false", "f", "no", "n", "off"}
 
 
@@ -61,9 +62,13 @@ class Address:
     def __str__(self) -> str:
         scheme = "nbds" if self.tls else "nbd"
         if self.socket:
-            return f"{scheme}+unix:///{quote(self.export)}?socket={quote(self.socket)}"
+            return f"{scheme}+unix:///{_quote(self.export)}?socket={_quote(self.socket)}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{scheme}://{host}:{self.port}/{quote(self.export)}"
+        return f"{scheme}://{host}:{self.port}/{_quote(self.export)}"
+
+
+def _quote(text: str) -> str:
+    return quote(text, errors=_BYTES)
 
 
 def is_nbd_uri(text: str) -> bool:
@@ -82,7 +87,12 @@ def parse_uri(uri: str) -> Address:
         parts = urlsplit(uri)
         port = parts.port
         query = dict(
-            parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+            parse_qsl(
+                parts.query,
+                keep_blank_values=True,
+                strict_parsing=bool(parts.query),
+                errors=_BYTES,
+            )
         )
     except ValueError as error:
         raise RequestError(f"{uri!r} is not an NBD URI: {error}") from error
@@ -101,7 +111,7 @@ def parse_uri(uri: str) -> Address:
         raise RequestError(f"{uri!r}: a user's name is for TLS with a shared key, {_NO_PSK}")
     return Address(
         tls=tls,
-        export=unquote(parts.path.removeprefix("/")),
+        export=unquote(parts.path.removeprefix("/"), errors=_BYTES),
         host="" if unix else parts.hostname or "localhost",
         port=DEFAULT_PORT if port is None else port,
         socket=query.get("socket", ""),

@@ -24,7 +24,8 @@ VERBS = known_verbs()
 NAMES = (
     "a.qed", "ov.qed", "b.raw", "new", "no/where", "dir", "", "-", "file:a.qed", "blkdebug::a.qed",
     "foo:x", "é\udcff", 'json:{"driver":"qed","file":{"driver":"file","filename":"a.qed"}}',
-    "json:{", "driver=qed,file.filename=a.qed", "driver=foo", "junk",
+    "json:{", "nbd:unix:\udcff", "nbd://a..b/", "driver=qed,file.filename=a.qed", "driver=foo",
+    "junk",
 )  # fmt: skip
 SIZES = ("0", "1", "512", "4k", "64k", "1M", "0x1000", "1x", "-1", "+4k", "9E", "1.5", "", "10MiB")
 VALUES = (

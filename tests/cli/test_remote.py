@@ -91,6 +91,13 @@ info nbd+unix:///x?socket=s
 info {RAW}&foo=1
 info nbd+unix:///x
 info nbd:foo
+info nbd:unix:\udcff
+info nbd:\udcff:10
+info --image-opts driver=nbd,path=\udcff
+info --image-opts driver=nbd,host=\udcff
+info --image-opts driver=nbd,host=a..b
+info --image-opts driver=nbd,path=s,export=\udcff
+info 'json:{{"driver":"nbd","path":"x\\u0000y"}}'
 info nbd:
 info nbd://
 info nbd:unix:

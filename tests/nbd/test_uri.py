@@ -83,3 +83,9 @@ def test_uri_bad_is_refused(uri: str) -> None:
 @pytest.mark.parametrize("name", ["disk.qed", "/tmp/nbd://x", "file:x", "nbd:host:1"])
 def test_plain_names_are_not_uris(name: str) -> None:
     assert not is_nbd_uri(name)
+
+
+def test_names_of_any_bytes_go_into_a_uri_and_come_out_of_it() -> None:
+    address = Address(tls=False, export="e\udcff", socket="/tmp/s\udcfe")
+    assert str(address) == "nbd+unix:///e%FF?socket=/tmp/s%FE"
+    assert parse_uri(str(address)) == address
