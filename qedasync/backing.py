@@ -25,22 +25,18 @@ import errno
 import inspect
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Literal, NamedTuple, TypeAlias, cast
 
+from qedasync.backing_gate import Place, broken, explained, foreign, refused
 from qedasync.disk import Disk, DiskSource
 from qedasync.engine.core import Engine, EngineOptions
 from qedasync.engine.metadata import read_backing_name, read_header
 from qedasync.engine.source import Source
 from qedasync.engine.sources import ImageSource, RawSource
-from qedasync.errors import (
-    BackingError,
-    BackingRefused,
-    FormatError,
-    QEDError,
-)
+from qedasync.errors import BackingRefused
 from qedasync.events import Event
 from qedasync.format.geometry import ENTRY_BYTES
 from qedasync.format.header import Header, validate_header
@@ -163,30 +159,6 @@ async def backing_size(
     return source.size
 
 
-class _Place(NamedTuple):
-    """What the host says about a path, or why it says nothing.
-
-    Attributes:
-        path: absolute, symbolic links followed.
-        image_directory: that of the image which names it, likewise.
-    """
-
-    path: str
-    image_directory: str
-    status: os.stat_result | None
-    error: OSError | None
-
-    @classmethod
-    def look(cls, path: str, image_path: str) -> _Place:
-        """Ask the host; blocks."""
-        real = os.path.realpath(path)
-        directory = os.path.dirname(os.path.realpath(image_path))
-        try:
-            return cls(real, directory, os.stat(real), None)
-        except OSError as error:
-            return cls(real, directory, None, error)
-
-
 class _Layer(NamedTuple):
     """An open file of a chain.
 
@@ -252,7 +224,7 @@ class _Chain:
         l2_cache_bytes: int,
     ) -> Source:
         """The source for the file ``name``; closes everything again on failure."""
-        top = await in_thread(partial(_Place.look, image_path, image_path))
+        top = await in_thread(partial(Place.look, image_path, image_path))
         if top.status is not None:
             self._files.add((top.status.st_dev, top.status.st_ino))
         async with AsyncExitStack() as opened:
@@ -279,21 +251,21 @@ class _Chain:
         if path is None:
             url = BackingRequest(name, "", image_path, depth, kind)
             return await self._open_url(url, opened)
-        place = await in_thread(partial(_Place.look, path, image_path))
+        place = await in_thread(partial(Place.look, path, image_path))
         request = BackingRequest(name, place.path, image_path, depth, kind)
         file = self._admit(request, place)
         if not self._trusts(request) and (given := await self._ask(request, opened)):
             return given
         self._check_kind(request, place)
-        with _explained(request):
+        with explained(request):
             found = kind or await self._probe(request.path)
             if found in ("raw", "qed"):
                 return await self._open_file(request, path, file, found == "raw", opened)
         request = request._replace(format=found)
         given = await self._ask(request, opened)
         if given is None:
-            with _explained(request):
-                raise _foreign(found)
+            with explained(request):
+                raise foreign(found)
         return given
 
     async def _open_url(self, request: BackingRequest, opened: AsyncExitStack) -> _Given:
@@ -312,7 +284,7 @@ class _Chain:
         """What the policy's function says of a name: a disk, None for yes; raises for no."""
         if not callable(self._policy):
             return None
-        with _explained(request):
+        with explained(request):
             answer = self._policy(request)
             if inspect.isawaitable(answer):
                 answer = await answer
@@ -320,7 +292,7 @@ class _Chain:
             opened.push_async_callback(answer.close)
             return _Given(answer)
         if not answer and not self._trusts(request):
-            raise _refused(request, "was refused by the function passed as backing")
+            raise refused(request, "was refused by the function passed as backing")
         return None
 
     def _trusts(self, request: BackingRequest) -> bool:
@@ -331,31 +303,31 @@ class _Chain:
         """Whether it has to be in the image's own directory."""
         return self._policy in ("auto", True) and not self._trusts(request)
 
-    def _admit(self, request: BackingRequest, place: _Place) -> tuple[int, int]:
+    def _admit(self, request: BackingRequest, place: Place) -> tuple[int, int]:
         """Raise unless the file may be asked about; remember which it is, and answer that."""
         if self._confines(request) and os.path.dirname(place.path) != place.image_directory:
-            raise _refused(request, f"is not in the image's own directory, {place.image_directory}")
+            raise refused(request, f"is not in the image's own directory, {place.image_directory}")
         status = place.status
         if status is None:
             assert place.error is not None
-            raise _broken(request, str(place.error.strerror), place.error.errno) from place.error
+            raise broken(request, str(place.error.strerror), place.error.errno) from place.error
         file = (status.st_dev, status.st_ino)
         if file in self._files:
-            raise _broken(request, "the chain comes back to a file it has passed", errno.ELOOP)
+            raise broken(request, "the chain comes back to a file it has passed", errno.ELOOP)
         self._files.add(file)
         if request.depth > MAX_DEPTH:
-            raise _broken(request, f"the chain is longer than {MAX_DEPTH} files", errno.ELOOP)
+            raise broken(request, f"the chain is longer than {MAX_DEPTH} files", errno.ELOOP)
         return file
 
-    def _check_kind(self, request: BackingRequest, place: _Place) -> None:
+    def _check_kind(self, request: BackingRequest, place: Place) -> None:
         """Raise unless it is an ordinary file."""
         assert place.status is not None
         mode = place.status.st_mode
         if self._confines(request) and stat.S_ISBLK(mode):
-            raise _refused(request, "is a block device")
+            raise refused(request, "is a block device")
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
             number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-            raise _broken(request, "it is not a regular file or block device", number)
+            raise broken(request, "it is not a regular file or block device", number)
 
     async def _open_file(
         self,
@@ -379,7 +351,7 @@ class _Chain:
         geometry = validate_header(header, storage.size)
         self._l1_bytes += geometry.l1_entries_used(header.image_size) * ENTRY_BYTES
         if self._l1_bytes > _MAX_L1_BYTES:
-            raise _broken(request, "the chain's tables are too large", errno.ENOMEM)
+            raise broken(request, "the chain's tables are too large", errno.ENOMEM)
         name = await read_backing_name(storage, header)
         return _Layer(request, path, file, storage, header, name)
 
@@ -405,49 +377,10 @@ async def _join(
         if layer.header is None:
             source = layer.source()
         else:
-            with _explained(layer.request):
+            with explained(layer.request):
                 engine = await Engine.open(layer.storage, options, layer.path)
             engine.attach(source)
             source = ImageSource(engine, layer.request.name, file=layer.file)
         opened.push_async_callback(source.close)
     assert source is not None
     return source
-
-
-@contextmanager
-def _explained(request: BackingRequest) -> Iterator[None]:
-    """Say which file of which image it is that failed."""
-    try:
-        yield
-    except BackingError:
-        raise
-    except QEDError as error:
-        raise _broken(request, str(error), getattr(error, "errno", None)) from error
-
-
-def _foreign(fmt: str) -> FormatError:
-    return FormatError(
-        f"it is a {fmt} image, not QED or raw. If qemu-nbd may open it, pass"
-        " backing=qedasync.nbd.backing(), or an open disk in its place; if it is a raw disk whose"
-        " guest wrote that, record its format as raw",
-        errno=errno.ENOTSUP,
-        field="format",
-    )
-
-
-def _broken(request: BackingRequest, why: str, number: int | None) -> BackingError:
-    return BackingError(
-        f"{request.image_path!r}: cannot use the backing file {request.name!r}"
-        f" ({request.path!r}): {why}",
-        name=request.name,
-        errno=number or errno.EIO,
-    )
-
-
-def _refused(request: BackingRequest, why: str) -> BackingRefused:
-    return BackingRefused(
-        f"{request.image_path!r}: the backing file {request.name!r} ({request.path!r}) {why}."
-        ' Pass backing="any" to allow every file, a function to decide for each, or False to open'
-        " the image without it",
-        name=request.name,
-    )

@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"errors", "events", "units", "waiting"},
     {"format", "storage"},
     {"engine"},
-    {"check", "create", "backing", "chain", "disk", "policy", "facts"},
+    {"check", "create", "backing", "backing_gate", "chain", "disk", "policy", "facts"},
     {"image", "raw"},
     {"", "jobs"},  # qedasync/__init__.py, the public names; jobs stand on the others
     {"bench", "cli", "nbd", "__main__"},
