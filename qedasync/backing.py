@@ -22,15 +22,12 @@ up, when it is known how many share the cache's budget.
 from __future__ import annotations
 
 import errno
-import inspect
-import os
-import stat
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Literal, NamedTuple, TypeAlias, cast
 
-from qedasync.backing_gate import Place, broken, explained, foreign, refused
+from qedasync.backing_gate import MAX_DEPTH, Gate, Place, broken, explained, foreign
 from qedasync.disk import Disk, DiskSource
 from qedasync.engine.core import Engine, EngineOptions
 from qedasync.engine.metadata import read_backing_name, read_header
@@ -52,9 +49,6 @@ __all__ = [
     "backing_size",
     "ChainFiles",
 ]
-
-MAX_DEPTH = 64
-"""Backing files below one image."""
 
 _MAX_L1_BYTES = 32 << 20  # of a whole chain; 64 images of 64 TiB each need half of it
 
@@ -208,12 +202,11 @@ class _Chain:
         direct: bool,
         trust_first: bool = False,
     ) -> None:
-        self._policy = policy
+        self._gate = Gate(policy, trust_first=trust_first)
+        self._follow = policy is not False
         self._open_storage = open_storage
         self._lock = lock
         self._direct = direct
-        self._trusted_depth = 1 if trust_first else 0
-        self._files: set[tuple[int, int]] = set()
         self._l1_bytes = 0
 
     async def open(
@@ -225,11 +218,10 @@ class _Chain:
     ) -> Source:
         """The source for the file ``name``; closes everything again on failure."""
         top = await in_thread(partial(Place.look, image_path, image_path))
-        if top.status is not None:
-            self._files.add((top.status.st_dev, top.status.st_ino))
+        self._gate.pass_by(top)
         async with AsyncExitStack() as opened:
             layers = [await self._open_layer(name, kind, image_path, 1, opened)]
-            while (below := layers[-1].backing_name) is not None and self._policy is not False:
+            while self._follow and (below := layers[-1].backing_name) is not None:
                 above, depth = cast(_Layer, layers[-1]), len(layers) + 1
                 assert above.header is not None
                 kind = "raw" if above.header.backing_is_raw else None
@@ -253,10 +245,10 @@ class _Chain:
             return await self._open_url(url, opened)
         place = await in_thread(partial(Place.look, path, image_path))
         request = BackingRequest(name, place.path, image_path, depth, kind)
-        file = self._admit(request, place)
-        if not self._trusts(request) and (given := await self._ask(request, opened)):
+        file = self._gate.admit(request, place)
+        if not self._gate.trusts(request) and (given := await self._ask(request, opened)):
             return given
-        self._check_kind(request, place)
+        self._gate.check_kind(request, place)
         with explained(request):
             found = kind or await self._probe(request.path)
             if found in ("raw", "qed"):
@@ -281,53 +273,12 @@ class _Chain:
         return given
 
     async def _ask(self, request: BackingRequest, opened: AsyncExitStack) -> _Given | None:
-        """What the policy's function says of a name: a disk, None for yes; raises for no."""
-        if not callable(self._policy):
+        """The disk that the policy's function gives for a name, if it gives one."""
+        disk = await self._gate.ask(request)
+        if disk is None:
             return None
-        with explained(request):
-            answer = self._policy(request)
-            if inspect.isawaitable(answer):
-                answer = await answer
-        if isinstance(answer, Disk):
-            opened.push_async_callback(answer.close)
-            return _Given(answer)
-        if not answer and not self._trusts(request):
-            raise refused(request, "was refused by the function passed as backing")
-        return None
-
-    def _trusts(self, request: BackingRequest) -> bool:
-        """Whether the caller has named it, who may use any file."""
-        return request.depth <= self._trusted_depth
-
-    def _confines(self, request: BackingRequest) -> bool:
-        """Whether it has to be in the image's own directory."""
-        return self._policy in ("auto", True) and not self._trusts(request)
-
-    def _admit(self, request: BackingRequest, place: Place) -> tuple[int, int]:
-        """Raise unless the file may be asked about; remember which it is, and answer that."""
-        if self._confines(request) and os.path.dirname(place.path) != place.image_directory:
-            raise refused(request, f"is not in the image's own directory, {place.image_directory}")
-        status = place.status
-        if status is None:
-            assert place.error is not None
-            raise broken(request, str(place.error.strerror), place.error.errno) from place.error
-        file = (status.st_dev, status.st_ino)
-        if file in self._files:
-            raise broken(request, "the chain comes back to a file it has passed", errno.ELOOP)
-        self._files.add(file)
-        if request.depth > MAX_DEPTH:
-            raise broken(request, f"the chain is longer than {MAX_DEPTH} files", errno.ELOOP)
-        return file
-
-    def _check_kind(self, request: BackingRequest, place: Place) -> None:
-        """Raise unless it is an ordinary file."""
-        assert place.status is not None
-        mode = place.status.st_mode
-        if self._confines(request) and stat.S_ISBLK(mode):
-            raise refused(request, "is a block device")
-        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-            number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-            raise broken(request, "it is not a regular file or block device", number)
+        opened.push_async_callback(disk.close)
+        return _Given(disk)
 
     async def _open_file(
         self,
