@@ -8,13 +8,22 @@ image whose format is looked for.
 from __future__ import annotations
 
 import re
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import qedasync
 from qedasync.cli.common import beside
+from qedasync.cli.nodes.disks import (
+    as_disk,
+    copy_on_read,
+    has_backing,
+    has_whole_blocks,
+    unwatched,
+    watcher_of,
+)
 from qedasync.cli.nodes.formats import open_foreign, open_raw_node, probe, recorded_backing
+from qedasync.cli.nodes.generic import backing_keys, take_zeroes, takes_backing_away
 from qedasync.cli.nodes.host import open_host
 from qedasync.cli.nodes.layer import (
     CACHES,
@@ -28,12 +37,10 @@ from qedasync.cli.nodes.layer import (
 )
 from qedasync.cli.nodes.policy import admit, explain, gate, policy
 from qedasync.cli.nodes.spec import parse_json, protocol_of, take_name
-from qedasync.cli.nodes.values import Options, choice, extract, flag, refuse_rest, text
+from qedasync.cli.nodes.values import Options, extract, flag, refuse_rest, text
 from qedasync.cli.options import ToolError
-from qedasync.cli.sizes import whole_sectors
 
 if TYPE_CHECKING:
-    from qedasync.cli.nodes.blkdebug import BlkdebugStorage
     from qedasync.cli.nodes.opening import Access
 
 __all__ = ["Stack"]
@@ -69,14 +76,14 @@ class Stack:
         if access.at_once:
             return layer, layer.disk or qedasync.DiskFacts.of_raw(layer.storage, layer.file)
         if access.copy_on_read and access.writable:
-            _copy_on_read(layer)
-        if own.writable and not _has_whole_blocks(layer):
+            copy_on_read(layer)
+        if own.writable and not has_whole_blocks(layer):
             await layer.storage.close()
             raise ToolError(
                 "Cannot get 'write' permission without 'resize': Image size is not a multiple of"
                 " request alignment"
             )
-        return layer, await _as_disk(layer, own)
+        return layer, await as_disk(layer, own)
 
     async def _open(
         self, name: str | None, options: Options, how: How, *, protocol: bool
@@ -190,7 +197,7 @@ class Stack:
             if self._access.at_once:
                 await layer.disk.close()
                 raise LoopNeeded
-            disk = await _as_disk(layer, own_how)
+            disk = await as_disk(layer, own_how)
             layer.storage = qedasync.DiskStorage(disk)
             layer.holder = Holder(disk) if layer.driver == "qed" else None
         return layer
@@ -200,7 +207,7 @@ class Stack:
     async def _open_format(
         self, driver: str | None, name: str | None, options: Options, how: How
     ) -> tuple[Layer, How]:
-        absent = _takes_backing_away(options)
+        absent = takes_backing_away(options)
         file_how = self._peek(options, how)
         async with AsyncExitStack() as opened:
             below = await self._find_child("file", name, options, file_how)
@@ -210,11 +217,11 @@ class Stack:
                 self._take_generic(options, how)
                 raise ToolError('A block device must be specified for "file"')
             opened.push_async_callback(below.storage.close)
-            below.watcher = _watcher(below)
+            below.watcher = watcher_of(below)
             driver = driver or await probe(below.storage)
             how = self._take_generic(options, how)
             if driver == "raw":
-                if not self._access.no_backing and _backing_keys(options):
+                if not self._access.no_backing and backing_keys(options):
                     raise ToolError("Driver doesn't support backing files")
                 layer = open_raw_node(below, options)
             elif driver in FOREIGN:
@@ -247,7 +254,7 @@ class Stack:
             raise ToolError("Block node is read-only")
         if share and how.writable:
             raise ToolError("force-share=on can only be used with read-only images")
-        zeroes = _take_zeroes(options)
+        zeroes = take_zeroes(options)
         self._take_node_name(options)
         return how._replace(
             direct=direct,
@@ -289,7 +296,7 @@ class Stack:
         elif overridden or isinstance(reference, str):
             node, backing = await self._backing(below, own, reference, how)
             opened["backing"] = node.options
-        elif below.watcher is not None and await _has_backing(below):
+        elif below.watcher is not None and await has_backing(below):
             _, backing = await self._backing(below, own, None, how)
         if absent:
             opened["backing"] = None
@@ -332,7 +339,7 @@ class Stack:
                 raise ToolError(f"Cannot find device='{reference}' nor node-name='{reference}'")
             name = None
             if "file.filename" not in own:
-                name, fmt = await recorded_backing(_unwatched(below))
+                name, fmt = await recorded_backing(unwatched(below))
                 if name is not None:
                     path = beside(below.file, name)
                     admit(name, path, below.file, self._access.backing)
@@ -342,7 +349,7 @@ class Stack:
             node, node_how = await self._open(
                 name, own, how.below(writable=self._access.write_backing), protocol=False
             )
-            disk = await _as_disk(node, node_how)
+            disk = await as_disk(node, node_how)
             if below.watcher is not None:
                 from qedasync.cli.nodes.debugged import DebuggedBacking
 
@@ -357,106 +364,8 @@ class Stack:
             raise ToolError(f"Could not open backing file: {why}") from error
 
 
-# --------------------------------------------------------------------- the pieces
-
-
-def _watcher(layer: Layer) -> BlkdebugStorage | None:
-    """The node itself, if it is a blkdebug."""
-    if layer.driver != "blkdebug":
-        return None
-    from qedasync.cli.nodes.blkdebug import BlkdebugStorage
-
-    assert isinstance(layer.storage, BlkdebugStorage)
-    return layer.storage
-
-
-def _copy_on_read(layer: Layer) -> None:
-    """Keep what is read from a backing file in the image, also if a raw node lies on it."""
-    from qedasync.cli.nodes.copy_on_read import CopyOnRead
-
-    if layer.driver == "qed":
-        layer.disk = CopyOnRead(layer.disk)
-    elif isinstance(layer.storage, qedasync.DiskStorage) and hasattr(
-        layer.storage.disk, "populate"
-    ):
-        layer.storage.disk = CopyOnRead(layer.storage.disk)
-
-
-def _has_whole_blocks(layer: Layer) -> bool:
-    """Whether a disk that only ends where its file does ends with a block of blkdebug's."""
-    debug = layer.watcher if layer.driver == "raw" else _watcher(layer)
-    return debug is None or whole_sectors(debug.size) % debug.align == 0
-
-
-def _unwatched(layer: Layer) -> qedasync.Storage:
-    """Its bytes for a look that no rule is to hear of."""
-    return layer.storage if layer.watcher is None else layer.watcher.inner
-
-
-async def _has_backing(layer: Layer) -> bool:
-    """Whether an image names a backing file; what is wrong with it, the opening tells."""
-    with suppress(qedasync.QEDError):
-        name, _ = await recorded_backing(_unwatched(layer))
-        return name is not None
-    return False
-
-
-def _backing_keys(options: Options) -> list[str]:
-    return [key for key in options if key == "backing" or key.startswith("backing.")]
-
-
-def _takes_backing_away(options: Options) -> bool:
-    """Whether the options leave the image without a backing file; that one is taken."""
-    if options.get("backing", False) not in (None, ""):
-        return False
-    del options["backing"]
-    return True
-
-
-def _take_zeroes(options: Options) -> str:
-    discard = text(options.pop("discard", None)) or "ignore"
-    if discard not in ("ignore", "off", "unmap", "on"):
-        raise ToolError("Invalid discard option")
-    zeroes = choice(options, "detect-zeroes", ("off", "on", "unmap"), "off")
-    if zeroes == "unmap" and discard not in ("unmap", "on"):
-        raise ToolError(
-            "setting detect-zeroes to unmap is not allowed without setting discard operation to"
-            " unmap"
-        )
-    return zeroes
-
-
 def _unreadable(error: qedasync.StorageError) -> str:
     """What QEMU says of an image that cannot be read, by the place."""
     if error.offset is None:
         return str(error.strerror)
     return f"Failed to read {'L1 table' if error.offset else 'QED header'}"
-
-
-async def _as_disk(layer: Layer, how: How) -> Any:
-    """The node as a disk; closes it if that cannot be."""
-    disk = layer.disk
-    if disk is None:
-        try:
-            disk = await qedasync.open_raw(
-                layer.file or layer.filename,
-                how.mode,
-                cache=layer.cache(how),
-                storage=layer.storage,
-            )
-        except BaseException:
-            await layer.storage.close()
-            raise
-    if layer.watcher is not None:
-        from qedasync.cli.nodes.debugged import Debugged
-
-        disk = Debugged(disk, layer.watcher, through=how.write_through, flushes=how.flushes)
-    if layer.shift:
-        from qedasync.cli.nodes.disk_filter import Shifted
-
-        disk = Shifted(disk, layer.shift)
-    if how.detect_zeroes and how.writable:
-        from qedasync.cli.nodes.zero_detector import ZeroDetector
-
-        disk = ZeroDetector(disk)
-    return disk
