@@ -7,7 +7,6 @@ image whose format is looked for.
 
 from __future__ import annotations
 
-import re
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from qedasync.cli.nodes.disks import (
     watcher_of,
 )
 from qedasync.cli.nodes.formats import open_foreign, open_raw_node, probe, recorded_backing
-from qedasync.cli.nodes.generic import backing_keys, take_zeroes, takes_backing_away
+from qedasync.cli.nodes.generic import backing_keys, take_generic, takes_backing_away
 from qedasync.cli.nodes.host import open_host
 from qedasync.cli.nodes.layer import (
     CACHES,
@@ -37,7 +36,7 @@ from qedasync.cli.nodes.layer import (
 )
 from qedasync.cli.nodes.policy import admit, explain, gate, policy
 from qedasync.cli.nodes.spec import parse_json, protocol_of, take_name
-from qedasync.cli.nodes.values import Options, extract, flag, refuse_rest, text
+from qedasync.cli.nodes.values import Options, extract, refuse_rest, text
 from qedasync.cli.options import ToolError
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class Stack:
             driver = protocol_of(name or str(plain), prefixes=name is not None)
         if name is not None:
             take_name(driver, name, options)
-        how = self._take_generic(options, how)
+        how = take_generic(options, how, self._names)
         if self._access.at_once and driver in ("blkdebug", "nbd"):
             raise LoopNeeded
         if driver == "blkdebug":
@@ -214,12 +213,12 @@ class Stack:
             if below is None:
                 if driver is None:
                     raise ToolError("Must specify either driver or file")
-                self._take_generic(options, how)
+                take_generic(options, how, self._names)
                 raise ToolError('A block device must be specified for "file"')
             opened.push_async_callback(below.storage.close)
             below.watcher = watcher_of(below)
             driver = driver or await probe(below.storage)
-            how = self._take_generic(options, how)
+            how = take_generic(options, how, self._names)
             if driver == "raw":
                 if not self._access.no_backing and backing_keys(options):
                     raise ToolError("Driver doesn't support backing files")
@@ -239,41 +238,9 @@ class Stack:
     def _peek(self, options: Options, how: How) -> How:
         """How the file is opened, by the options of the image on it; they are taken later."""
         try:
-            return Stack(self._access)._take_generic(dict(options), how)
+            return take_generic(dict(options), how, set())
         except ToolError:
             return how  # told when they are taken: what is wrong with the file comes first
-
-    def _take_generic(self, options: Options, how: How) -> How:
-        """Take the options that every node has."""
-        direct = flag(options, "cache.direct", how.direct)
-        no_flush = flag(options, "cache.no-flush", not how.flushes)
-        read_only = flag(options, "read-only")
-        flag(options, "auto-read-only")
-        share = flag(options, "force-share", how.force_share)
-        if how.writable and read_only:
-            raise ToolError("Block node is read-only")
-        if share and how.writable:
-            raise ToolError("force-share=on can only be used with read-only images")
-        zeroes = take_zeroes(options)
-        self._take_node_name(options)
-        return how._replace(
-            direct=direct,
-            flushes=not no_flush,
-            force_share=share,
-            detect_zeroes=zeroes != "off",
-        )
-
-    def _take_node_name(self, options: Options) -> None:
-        name = text(options.pop("node-name", None))
-        if name is None:
-            return
-        if not re.fullmatch(r"[a-zA-Z][-a-zA-Z0-9._]*", name):
-            raise ToolError(f"Invalid node-name: '{name}'")
-        if len(name) > 31:
-            raise ToolError("Node name too long")
-        if name in self._names:
-            raise ToolError(f"Duplicate nodes with node-name='{name}'")
-        self._names.add(name)
 
     async def _qed(self, below: Layer, options: Options, how: How, *, absent: bool) -> Layer:
         """An image over its file, which it then owns."""
