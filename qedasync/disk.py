@@ -7,7 +7,6 @@ backing file of an image.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -130,6 +129,8 @@ class DiskStorage(StorageBase):
     zero_fills = True
 
     def __init__(self, disk: Disk) -> None:
+        import asyncio  # late: not everything that knows disks needs an event loop
+
         self.disk = disk
         self._size = disk.size
         self._resizing = asyncio.Lock()

@@ -22,11 +22,12 @@ from qedasync.engine.bulk import Bulk
 from qedasync.engine.core import Engine, EngineOptions
 from qedasync.engine.extents import Extent
 from qedasync.engine.need_check import Clock
+from qedasync.engine.resize import check_new_size
 from qedasync.engine.source import Source
 from qedasync.engine.stats import Stats
 from qedasync.engine.views import pages_of
 from qedasync.errors import FormatError, ImageClosed, QEDError, RequestError, StorageError
-from qedasync.format.header import MAX_IMAGE_SIZE, SECTOR_BYTES, Features
+from qedasync.format.header import Features
 from qedasync.policy import BackingPolicy, check_policy
 from qedasync.storage.base import Storage
 from qedasync.storage.host_file import HostFile, lend
@@ -321,7 +322,8 @@ class Image(ClosesOnExit):
                 than the image's tables can map.
             Else as :meth:`pwrite`.
         """
-        self._check_new_size(size)
+        self._check_open()
+        check_new_size(self._engine.geometry, self.size, size)
         if size != self.size:
             await self._engine.grow(size)
 
@@ -587,25 +589,6 @@ class Image(ClosesOnExit):
                 offset=offset,
                 length=length,
                 size=size,
-            )
-
-    def _check_new_size(self, size: int) -> None:
-        self._check_open()
-        old = self.size
-        limit = min(self._engine.geometry.max_image_size, MAX_IMAGE_SIZE)
-        problem = None
-        if size < old:
-            problem = "an image cannot be made smaller"
-        elif size % SECTOR_BYTES:
-            problem = f"it must be a multiple of {SECTOR_BYTES}"
-        elif size > limit:
-            problem = f"the image's tables map at most {limit} bytes"
-        if problem is not None:
-            raise RequestError(
-                f"Cannot set the size to {size} bytes (now {old}): {problem}",
-                size=old,
-                length=size,
-                errno=errno.ENOTSUP if size < old else errno.EINVAL,
             )
 
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from qedasync.disk import Buffer, ClosesOnExit
 from qedasync.engine.budget import Budget
-from qedasync.engine.extents import Extent, ExtentKind, merge
+from qedasync.engine.extents import Extent
 from qedasync.engine.gate import Gate
 from qedasync.engine.sources import RawSource
 from qedasync.errors import (
@@ -184,17 +184,11 @@ class RawImage(ClosesOnExit):
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Data and holes of ``[offset, offset + length)``, in order, without gaps."""
         self._check_range(offset, length)
-        found: list[Extent] = []
         await self._enter()
         try:
-            while length:
-                runs = await self._some_runs(offset, length)
-                found += runs
-                length -= runs[-1].end - offset
-                offset = runs[-1].end
+            return await self._source.sectors(offset, length)
         finally:
             self._leave(0)
-        return list(merge(found))
 
     async def extents(self) -> AsyncIterator[Extent]:
         """The runs of the whole file, looked up as one goes."""
@@ -202,7 +196,7 @@ class RawImage(ClosesOnExit):
         while pos < self.size:
             await self._enter()
             try:
-                runs = await self._some_runs(pos, self.size - pos)
+                runs = await self._source.first_sectors(pos, self.size - pos)
             finally:
                 self._leave(0)
             for run in runs:
@@ -223,13 +217,6 @@ class RawImage(ClosesOnExit):
             yield None if writing and self._write_through else lend(self._storage)
         finally:
             self._leave(0)
-
-    async def _some_runs(self, offset: int, length: int) -> list[Extent]:
-        """At least one run; the tail that the file lacks counts as a hole."""
-        inside = min(length, self._storage.size - offset)
-        if inside > 0:
-            return await self._source.block_status(offset, inside)
-        return [Extent(offset, length, ExtentKind.DATA, zero=True, offset=offset, path=self._path)]
 
     # ------------------------------------------------------------- life cycle
 

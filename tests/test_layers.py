@@ -16,10 +16,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS: list[set[str]] = [
-    {"errors", "events", "units", "waiting"},
+    {"errors", "events", "turns", "units", "waiting"},
     {"format", "storage"},
     {"engine"},
-    {"check", "create", "backing", "backing_gate", "chain", "disk", "policy", "facts"},
+    {"backing", "backing_gate", "blocking", "chain", "check", "create", "disk", "facts", "policy"},
     {"image", "raw"},
     {"", "jobs"},  # qedasync/__init__.py, the public names; jobs stand on the others
     {"bench", "cli", "nbd", "__main__"},

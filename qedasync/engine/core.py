@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import errno
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from qedasync.engine.allocator import Allocator
 from qedasync.engine.budget import SMALL, Budget
 from qedasync.engine.bulk import Bulk
 from qedasync.engine.commit import Committer
-from qedasync.engine.extents import Extent, joined
+from qedasync.engine.extents import Extent
 from qedasync.engine.gate import Gate
 from qedasync.engine.header_file import HeaderFile
 from qedasync.engine.inline import (
@@ -44,8 +44,8 @@ from qedasync.engine.request import Reader
 from qedasync.engine.resize import Grower
 from qedasync.engine.source import Source
 from qedasync.engine.stats import Stats
-from qedasync.engine.status import Mapper
-from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables
+from qedasync.engine.status import Mapper, joined_batches
+from qedasync.engine.tables import Tables
 from qedasync.engine.tasks import TaskOwner
 from qedasync.engine.views import FilePages, Viewer
 from qedasync.engine.write import Writer
@@ -606,26 +606,15 @@ class Engine:
             self.gate.leave()
             self.budget.charge(0)
 
-    async def extents(self) -> AsyncIterator[Extent]:
+    def extents(self) -> AsyncGenerator[Extent, None]:
         """The runs of the whole image, joined where they go on; gives the loop turns."""
-        last: Extent | None = None
-        steps = 0
-        batches = self.mapper.batches(0, self.image_size)
-        while (batch := await self._next_batch(batches)) is not None:
-            steps += 1 + len(batch)
-            if steps >= LOOKUPS_PER_TURN:
-                steps = 0
-                await asyncio.sleep(0)
-            for run in batch:
-                if last is None:
-                    last = run
-                elif run is batch[0] and run.continues(last):
-                    last = joined(last, run)
-                else:
-                    yield last
-                    last = run
-        if last is not None:
-            yield last
+        return joined_batches(self._batches())
+
+    async def _batches(self) -> AsyncGenerator[list[Extent], None]:
+        """Those of the mapper, each looked up inside the gate."""
+        async with aclosing(self.mapper.batches(0, self.image_size)) as batches:
+            while (batch := await self._next_batch(batches)) is not None:
+                yield batch
 
     async def _next_batch(self, batches: AsyncIterator[list[Extent]]) -> list[Extent] | None:
         await self._enter()

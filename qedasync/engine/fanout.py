@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine, Iterable
 from itertools import islice
 from typing import Any
 
-__all__ = ["run_all"]
+__all__ = ["one_by_one", "run_all"]
 
 _AT_ONCE = 64
 
@@ -23,9 +22,17 @@ async def run_all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
         if len(batch) == 1:
             await batch[0]
             continue
+        import asyncio  # late: who runs without an event loop has no need of this
+
         try:
             async with asyncio.TaskGroup() as tasks:
                 for coroutine in batch:
                     tasks.create_task(coroutine)
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
+
+
+async def one_by_one(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """The same, one after the other: for who runs without an event loop."""
+    for coroutine in work:
+        await coroutine

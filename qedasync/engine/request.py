@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from qedasync.engine.buffers import cut, zero
-from qedasync.engine.fanout import run_all
+from qedasync.engine.fanout import one_by_one, run_all
 from qedasync.engine.source import Source
 from qedasync.engine.tables import Tables
 from qedasync.format.cluster import ClusterKind, Lookup, NeedSlice
@@ -26,12 +26,16 @@ _Miss = tuple[Callable[[ReadBuffers, int], Coroutine[Any, Any, None]], ReadBuffe
 class Reader:
     """Reads of one image.
 
+    Args:
+        alone: no event loop runs: what would block is read piece by piece.
+
     Attributes:
         backing: what unallocated areas come from, or None for zeroes.
     """
 
-    def __init__(self, storage: Storage, tables: Tables) -> None:
+    def __init__(self, storage: Storage, tables: Tables, *, alone: bool = False) -> None:
         self.backing: Source | None = None
+        self._await_all = one_by_one if alone else run_all
         self._storage = storage
         self._tables = tables
 
@@ -55,7 +59,7 @@ class Reader:
             self._read_run(found, part, pos + done, misses)
             done += found.length
         if misses:
-            await run_all(read(part, offset) for read, part, offset in misses)
+            await self._await_all(read(part, offset) for read, part, offset in misses)
 
     def _read_run(self, found: Lookup, part: ReadBuffers, pos: int, misses: list[_Miss]) -> None:
         """One run: at once, or noted in ``misses``."""

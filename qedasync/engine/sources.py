@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from qedasync.engine.core import Engine
 from qedasync.engine.extents import Extent, ExtentKind, merge
 from qedasync.engine.inline import Quick
 from qedasync.errors import BackingError, FormatError
 from qedasync.events import Event
 from qedasync.storage.base import ReadBuffers, Storage
+
+if TYPE_CHECKING:
+    from qedasync.engine.core import Engine
 
 __all__ = ["RawSource", "ImageSource"]
 
@@ -72,6 +74,23 @@ class RawSource:
                 runs.append(self._run(pos, after, zero=False))
                 pos, step = after, min(2 * step, _MAX_STEP)
         return list(merge(runs))
+
+    async def sectors(self, pos: int, length: int) -> list[Extent]:
+        """All runs of a part of the file as a disk of whole sectors; neighbours differ."""
+        found: list[Extent] = []
+        while length:
+            runs = await self.first_sectors(pos, length)
+            found += runs
+            length -= runs[-1].end - pos
+            pos = runs[-1].end
+        return list(merge(found))
+
+    async def first_sectors(self, pos: int, length: int) -> list[Extent]:
+        """At least one of them; the tail that the file lacks counts as a hole."""
+        inside = min(length, self.size - pos)
+        if inside > 0:
+            return await self.block_status(pos, inside)
+        return [self._run(pos, pos + length, zero=True)]
 
     async def _all_runs(self, storage: KnowsHoles, pos: int, end: int) -> list[Extent]:
         """The same, of a storage that tells where data ends; perhaps only the beginning."""

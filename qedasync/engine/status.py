@@ -7,7 +7,6 @@ runs at a time, not for all that may lie below one unallocated run; and the loop
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -17,8 +16,9 @@ from qedasync.engine.source import Source
 from qedasync.engine.tables import LOOKUPS_PER_TURN, Tables
 from qedasync.format.cluster import ClusterKind, Lookup, add_runs, slice_runs
 from qedasync.format.geometry import SLICE_ENTRIES
+from qedasync.turns import give_turn
 
-__all__ = ["Mapper"]
+__all__ = ["Mapper", "joined_batches"]
 
 _SLICES_AT_ONCE = 32
 
@@ -54,7 +54,7 @@ class Mapper:
             steps += 1 + len(runs)
             if steps >= LOOKUPS_PER_TURN:
                 steps = 0
-                await asyncio.sleep(0)
+                await give_turn()
         return found
 
     async def first_runs(self, pos: int, length: int) -> list[Extent]:
@@ -178,3 +178,27 @@ class Mapper:
         if end == pos + inside < pos + length:
             extents.append(Extent(pos + inside, length - inside, ExtentKind.UNALLOCATED, True))
         return list(merge(extents))
+
+
+async def joined_batches(
+    batches: AsyncGenerator[list[Extent], None],
+) -> AsyncGenerator[Extent, None]:
+    """The runs of all batches, joined where one goes on with the next; gives the loop turns."""
+    last: Extent | None = None
+    steps = 0
+    async with aclosing(batches):
+        async for batch in batches:
+            steps += 1 + len(batch)
+            if steps >= LOOKUPS_PER_TURN:
+                steps = 0
+                await give_turn()
+            for run in batch:
+                if last is None:
+                    last = run
+                elif run is batch[0] and run.continues(last):
+                    last = joined(last, run)
+                else:
+                    yield last
+                    last = run
+    if last is not None:
+        yield last

@@ -10,16 +10,15 @@ The race to keep in mind: a load on a thread may read a slice just before a comm
 
 from __future__ import annotations
 
-import asyncio
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from qedasync.engine.allocator import Allocator
 from qedasync.engine.l2_cache import L2Cache
 from qedasync.engine.overlaps import TableMap
 from qedasync.engine.stats import Stats
-from qedasync.engine.tasks import TaskOwner
 from qedasync.errors import CorruptTable
 from qedasync.events import Event
 from qedasync.format.cluster import ClusterKind, Lookup, NeedSlice, is_one_run, lookup
@@ -31,6 +30,11 @@ from qedasync.format.table import (
     unpack_entries,
 )
 from qedasync.storage.base import Storage
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from qedasync.engine.tasks import TaskOwner
 
 __all__ = ["SliceUpdates", "Tables", "LOOKUPS_PER_TURN"]
 
@@ -70,12 +74,17 @@ class Tables:
         l1: array[int],
         cache: L2Cache,
         allocator: Allocator,
-        tasks: TaskOwner,
+        tasks: TaskOwner | None,
         stats: Stats,
         *,
         guard: bool,
     ) -> None:
-        """``guard``: whether to find out data that lies on top of an L2 table (to be written)."""
+        """
+        Args:
+            tasks: for loads that several wait for; None if only one coroutine is at work, which
+                then needs no event loop for them.
+            guard: whether to find out data that lies on top of an L2 table (to be written).
+        """
         self.geometry = geometry
         self.l1 = l1
         self.cache = cache
@@ -317,9 +326,13 @@ class Tables:
         load = self._loading.get(need.slice_number)
         if load is None:
             load = self._loading[need.slice_number] = _Load()
+            if self._tasks is None:
+                await self._run_load(need, load)
+                return
             load.task = self._tasks.start(self._run_load(need, load), "L2 load")
+        assert self._tasks is not None
         assert load.task is not None
-        await asyncio.shield(load.task)
+        await self._tasks.share(load.task)
 
     async def _run_load(self, need: NeedSlice, load: _Load) -> None:
         try:
@@ -386,7 +399,8 @@ class Tables:
         Cancellation: at once.
         """
         while loads := [load.task for load in self._loading.values() if load.task is not None]:
-            await asyncio.wait(loads)
+            assert self._tasks is not None
+            await self._tasks.ended(loads)
 
     def reset(self, l1: array[int]) -> None:
         """Start over with another L1 and no slices, after a repair: every entry is believed anew.

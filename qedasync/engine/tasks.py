@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 from qedasync.waiting import until_done
@@ -35,6 +35,17 @@ class TaskOwner:
         task = self.start(work, what)
         await until_done(task)
         return task.result()
+
+    async def share(self, task: asyncio.Task[T]) -> T:
+        """Wait for a task that others wait for, too.
+
+        Cancellation: at once; the task goes on.
+        """
+        return await asyncio.shield(task)
+
+    async def ended(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        """Wait until all of these have ended, however they do. Cancellation: at once."""
+        await asyncio.wait(tasks)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
