@@ -9,8 +9,11 @@ much as a request does: of 64 tasks with a 64th of the budget each, every third 
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["INLINE_REQUESTS", "SMALL", "WOKEN", "Budget"]
 

@@ -7,13 +7,13 @@ nobody waits for the disk who touches a view, and so that a disk that fails rais
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol, runtime_checkable
 
 from qedasync.engine.source import Source
 from qedasync.engine.tables import Tables
 from qedasync.format.cluster import ClusterKind
 from qedasync.storage.base import ZERO_CHUNK, Storage
+from qedasync.turns import give_turn
 
 __all__ = ["FilePages", "Lending", "Viewer", "pages_of"]
 
@@ -89,7 +89,7 @@ class Viewer:
         end = offset + length
         for start in range(offset, end, _STEP):
             if start > offset:
-                await asyncio.sleep(0)
+                await give_turn()
             if not await self._is_resident(start, min(_STEP, end - start)):
                 return None
         return self.file.view[offset:end] if end <= len(self.file.view) else None
