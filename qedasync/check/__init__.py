@@ -6,7 +6,7 @@ tables from the storage; ``scan`` judges entries; ``survey`` walks the whole ima
 below its methods: a check holds the allocating turn, a repair has the image to itself.
 """
 
-from qedasync.check.image import check_image
+from qedasync.check.image import check_image, look_over
 from qedasync.check.result import (
     Action,
     ActionKind,
@@ -18,6 +18,7 @@ from qedasync.check.result import (
 
 __all__ = [
     "check_image",
+    "look_over",
     "CheckResult",
     "Finding",
     "FindingKind",

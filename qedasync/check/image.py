@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from qedasync.check.marks import MAX_PAGES
 from qedasync.check.reader import Pacer, Progress
-from qedasync.check.repair import Repair
 from qedasync.check.result import Action, ActionKind, Bounded, CheckResult
 from qedasync.check.survey import Survey
-from qedasync.engine.core import Engine
-from qedasync.engine.metadata import load_l1
 from qedasync.errors import ImageClosed, ImageFailed, ReadOnly
-from qedasync.format.header import usable_file_size
-from qedasync.waiting import until_done
+from qedasync.format.geometry import Geometry
+from qedasync.format.header import Header
+from qedasync.storage.base import Storage
 
-__all__ = ["check_image"]
+if TYPE_CHECKING:
+    from qedasync.check.repair import Repair
+    from qedasync.engine.core import Engine
+
+__all__ = ["check_image", "look_over"]
 
 
 async def check_image(
@@ -50,7 +52,7 @@ async def check_image(
     if not repair:
         async with _look_on(engine):
             survey = Survey(engine.storage, engine.geometry, Pacer(progress), max_pages)
-            return _result(engine, await survey.run())
+            return _result(engine.header, engine.geometry, await survey.run())
     if not engine.options.writable:
         raise ReadOnly('A repair writes; open the image with mode "r+"')
     async with engine.exclusive():
@@ -59,7 +61,25 @@ async def check_image(
                 "The image takes no repair since an earlier write failed; close it and open it"
                 " again, which checks it"
             ) from engine.failure
-        return await _repair(engine, Repair(engine, progress, max_pages))
+        return await _repair(engine, progress, max_pages)
+
+
+async def look_over(
+    storage: Storage, header: Header, geometry: Geometry, progress: Progress | None = None
+) -> CheckResult:
+    """The same without a repair, of an image that nobody but the caller has open.
+
+    Raises: nothing; what cannot be read counts as ``check_errors``.
+    """
+    survey = Survey(storage, geometry, Pacer(progress), MAX_PAGES)
+    return _result(header, geometry, await survey.run())
+
+
+async def _repair(engine: Engine, progress: Progress | None, max_pages: int) -> CheckResult:
+    from qedasync.check.repair import mend  # late: few checks come to that
+
+    repair = await mend(engine, progress, max_pages)
+    return _result(engine.header, engine.geometry, repair.left, repair)
 
 
 @asynccontextmanager
@@ -77,53 +97,22 @@ async def _look_on(engine: Engine) -> AsyncIterator[None]:
         gate.leave()
 
 
-async def _repair(engine: Engine, repair: Repair) -> CheckResult:
-    _end_where_the_file_does(engine)
-    try:
-        await repair.run()
-    finally:
-        await _load_again(engine)
-    return _result(engine, repair.left, repair)
-
-
-def _end_where_the_file_does(engine: Engine) -> None:
-    size = usable_file_size(engine.storage.size, engine.geometry.cluster_size)
-    engine.allocator.end_of_file = size
-
-
-async def _load_again(engine: Engine) -> None:
-    """Take over what is on disk now, however the repair ended."""
-    _end_where_the_file_does(engine)
-    engine.tables.reset(engine.tables.l1)  # the slices go at once, whatever comes next
-    load = engine.tasks.start(
-        load_l1(engine.storage, engine.geometry, engine.image_size), "L1 load"
-    )
-    try:
-        await until_done(load)  # a repair that is cancelled here must not leave an image without L1
-    finally:
-        if load.cancelled():
-            engine.fail(asyncio.CancelledError())
-        elif error := load.exception():
-            engine.fail(error)
-        else:
-            engine.tables.reset(load.result())
-    load.result()
-
-
-def _result(engine: Engine, survey: Survey, repair: Repair | None = None) -> CheckResult:
+def _result(
+    header: Header, geometry: Geometry, survey: Survey, repair: Repair | None = None
+) -> CheckResult:
     found = repair.found if repair else survey
-    actions = repair.actions if repair else _plan(engine, survey)
+    actions = repair.actions if repair else _plan(header, survey)
     return CheckResult(
         corruptions=survey.corruptions,
         leaks=survey.leaks,
         check_errors=survey.check_errors,
         corruptions_fixed=max(0, found.corruptions - survey.corruptions),
         leaks_fixed=repair.clusters_cut if repair else 0,
-        total_clusters=engine.geometry.bytes_to_clusters(engine.image_size),
+        total_clusters=geometry.bytes_to_clusters(header.image_size),
         allocated_clusters=survey.allocated,
         fragmented_clusters=survey.fragmented,
         image_end_offset=survey.image_end_offset,
-        need_check=engine.need_check.is_set,
+        need_check=header.need_check,
         repaired=bool(repair and actions.items),
         leak_ranges=tuple(survey.leak_ranges.items),
         leak_ranges_omitted=survey.leak_ranges.omitted,
@@ -136,7 +125,7 @@ def _result(engine: Engine, survey: Survey, repair: Repair | None = None) -> Che
     )
 
 
-def _plan(engine: Engine, survey: Survey) -> Bounded[Action]:
+def _plan(header: Header, survey: Survey) -> Bounded[Action]:
     """What a repair would do, in its order."""
     plan: Bounded[Action] = Bounded()
     plan.extend(survey.clears)
@@ -145,6 +134,6 @@ def _plan(engine: Engine, survey: Survey) -> Bounded[Action]:
     if not survey.cut_short:
         plan.extend(survey.copies)
     is_mended = not survey.left_behind and not survey.cut_short
-    if engine.need_check.is_set and not survey.check_errors and is_mended:
+    if header.need_check and not survey.check_errors and is_mended:
         plan.add(Action(ActionKind.CLEAR_NEED_CHECK))
     return plan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Self
@@ -11,6 +10,7 @@ from qedasync.errors import StorageError
 from qedasync.events import Event
 from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES, SLICE_ENTRIES, Geometry
 from qedasync.storage.base import ZERO_CHUNK, Storage
+from qedasync.turns import give_turn
 
 __all__ = ["Pacer", "Progress", "TableReader", "Hole", "read_piece", "is_zero", "PIECE"]
 
@@ -45,7 +45,7 @@ class Pacer:
     async def pause(self) -> None:
         """Give the loop a turn."""
         self.report()
-        await asyncio.sleep(0)
+        await give_turn()
         self._until = time.perf_counter() + _TURN_AFTER
 
     def report(self) -> None:

@@ -14,6 +14,7 @@ leaks, and calls an image mended that is not.
 
 from __future__ import annotations
 
+import asyncio
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,12 +27,15 @@ from qedasync.check.scan import Scanner, sector_writes
 from qedasync.check.survey import Survey
 from qedasync.check.walk import Walk
 from qedasync.engine.core import Engine
+from qedasync.engine.metadata import load_l1
 from qedasync.errors import StorageError
 from qedasync.events import Event
 from qedasync.format.geometry import ENTRY_BYTES, SLICE_BYTES
+from qedasync.format.header import usable_file_size
 from qedasync.format.table import SECTOR_ENTRIES, pack_entries, sector_span, unpack_entries
+from qedasync.waiting import until_done
 
-__all__ = ["Repair"]
+__all__ = ["Repair", "mend"]
 
 ZERO_CLUSTER = 1
 """The entry of a cluster that reads as zeroes."""
@@ -104,6 +108,44 @@ class Repair:
         if need_check.is_set and need_check.may_clear:
             await need_check.clear()
             self.actions.add(Action(ActionKind.CLEAR_NEED_CHECK))
+
+
+async def mend(engine: Engine, progress: Progress | None, max_pages: int) -> Repair:
+    """Run a repair; the engine takes over what is on disk then, however it ended.
+
+    Locks: the caller has the image to itself. Raises and cancellation: as :meth:`Repair.run`.
+    """
+    _end_where_the_file_does(engine)
+    repair = Repair(engine, progress, max_pages)
+    try:
+        await repair.run()
+    finally:
+        await _load_again(engine)
+    return repair
+
+
+def _end_where_the_file_does(engine: Engine) -> None:
+    size = usable_file_size(engine.storage.size, engine.geometry.cluster_size)
+    engine.allocator.end_of_file = size
+
+
+async def _load_again(engine: Engine) -> None:
+    """Take over what is on disk now."""
+    _end_where_the_file_does(engine)
+    engine.tables.reset(engine.tables.l1)  # the slices go at once, whatever comes next
+    load = engine.tasks.start(
+        load_l1(engine.storage, engine.geometry, engine.image_size), "L1 load"
+    )
+    try:
+        await until_done(load)  # a repair that is cancelled here must not leave an image without L1
+    finally:
+        if load.cancelled():
+            engine.fail(asyncio.CancelledError())
+        elif error := load.exception():
+            engine.fail(error)
+        else:
+            engine.tables.reset(load.result())
+    load.result()
 
 
 class _Mending(Walk):
