@@ -36,16 +36,11 @@ if TYPE_CHECKING:
     from qedasync.format.magic import identify
     from qedasync.image import Image
     from qedasync.image import open_image as open
-    from qedasync.jobs import (
-        CompareResult,
-        CopyResult,
-        ImageInfo,
-        Measurement,
-        compare,
-        convert,
-        measure,
-        probe,
-    )
+    from qedasync.jobs.comparing import CompareResult, compare
+    from qedasync.jobs.converting import convert
+    from qedasync.jobs.copying import CopyResult
+    from qedasync.jobs.measuring import Measurement, measure
+    from qedasync.jobs.probing import ImageInfo, probe
     from qedasync.policy import BackingRequest
     from qedasync.raw import RawImage, open_raw
     from qedasync.storage.base import Storage, StorageBase, Write
@@ -107,14 +102,14 @@ _HOMES = {
     "open_storage": "storage.opener.open_storage",
     "LockRole": "storage.locks.LockRole",
     "Event": "events.Event",
-    "convert": "jobs.convert",
-    "compare": "jobs.compare",
-    "measure": "jobs.measure",
-    "probe": "jobs.probe",
-    "CopyResult": "jobs.CopyResult",
-    "CompareResult": "jobs.CompareResult",
-    "Measurement": "jobs.Measurement",
-    "ImageInfo": "jobs.ImageInfo",
+    "convert": "jobs.converting.convert",
+    "compare": "jobs.comparing.compare",
+    "measure": "jobs.measuring.measure",
+    "probe": "jobs.probing.probe",
+    "CopyResult": "jobs.copying.CopyResult",
+    "CompareResult": "jobs.comparing.CompareResult",
+    "Measurement": "jobs.measuring.Measurement",
+    "ImageInfo": "jobs.probing.ImageInfo",
     "CheckResult": "check.CheckResult",
     "DiskFacts": "facts.DiskFacts",
     "Extent": "engine.extents.Extent",

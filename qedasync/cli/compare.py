@@ -106,7 +106,7 @@ async def _open(parsed: Parsed, name: str, fmt: str | None) -> Node:
 
 async def _compare_open(parsed: Parsed, nodes: list[Node], report: Report) -> int:
     from qedasync.cli.witness import reason
-    from qedasync.jobs import Unreadable, compare
+    from qedasync.jobs.comparing import Unreadable, compare
 
     first, second = (node.disk for node in nodes)
     talk = _Talk(report, min(first.size, second.size), quiet=parsed.has("q"))

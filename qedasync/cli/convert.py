@@ -317,7 +317,7 @@ async def _copy(
 ) -> None:
     """One source after the other into the target."""
     from qedasync.cli.witness import Over, Pace, Witness
-    from qedasync.jobs import copy
+    from qedasync.jobs.copying import copy
 
     new = not wish.has("n") and bool(target.file) and stat.S_ISREG(os.stat(target.file).st_mode)
     out = Witness(target.disk, pace=Pace(wish.rate))

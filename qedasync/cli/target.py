@@ -26,7 +26,7 @@ from qedasync.cli.nodes import Access, Node, open_node
 from qedasync.cli.options import ToolError
 from qedasync.cli.witness import closing, reason
 from qedasync.errors import ImageLocked, QEDError, StorageError
-from qedasync.jobs import give_name, part_beside
+from qedasync.jobs.converting import give_name, part_beside
 
 if TYPE_CHECKING:
     from qedasync.cli.format_options import Values

@@ -6,16 +6,19 @@ import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from qedasync import Disk, Extent, QEDError
 from qedasync.jobs import zeroes
 from qedasync.jobs.buffers import new_buffer
-from qedasync.jobs.crew import Crew
 from qedasync.jobs.lending import lent
 from qedasync.jobs.pairs import Pair, Pairs
 from qedasync.jobs.probing import Format, opened
 from qedasync.jobs.runs import runs_from
+
+if TYPE_CHECKING:
+    from qedasync.jobs.crew import Crew
 
 __all__ = ["CompareResult", "compare"]
 
@@ -104,7 +107,11 @@ class _Comparison:
         self._tasks = tasks
         self._common = min(one.size, two.size)
         self._total = max(one.size, two.size)
-        self._buffers = (new_buffer(_PIECE), new_buffer(_PIECE))
+
+    @cached_property
+    def _buffers(self) -> tuple[bytearray, bytearray]:
+        """For a whole piece of each disk."""
+        return new_buffer(_PIECE), new_buffer(_PIECE)
 
     async def run(self) -> CompareResult:
         one, two = self._disks
@@ -131,7 +138,7 @@ class _Comparison:
                 for which in (0, 1)
             ]
             pairs = Pairs(files[0], files[1], _PIECE)
-            crew = stack.enter_context(Crew(pairs.compare, self._tasks))
+            crew = None if files == (None, None) else stack.enter_context(self._crew(pairs))
             batch: list[Pair] = []
             pos = 0
             while pos < self._common:
@@ -152,10 +159,19 @@ class _Comparison:
                 pos = stop
             return await self._work_off(crew, batch)
 
-    async def _work_off(self, crew: Crew[Pair], batch: list[Pair]) -> _Different | None:
-        """Compare what has been gathered; what is unequal or unreadable is looked at again."""
+    def _crew(self, pairs: Pairs) -> Crew[Pair]:
+        from qedasync.jobs.crew import Crew  # late: it comes with asyncio
+
+        return Crew(pairs.compare, self._tasks)
+
+    async def _work_off(self, crew: Crew[Pair] | None, batch: list[Pair]) -> _Different | None:
+        """Compare what has been gathered; what is unequal or unreadable is looked at again.
+
+        Args:
+            crew: None if neither disk has lent its file: then nothing is gathered.
+        """
         pairs, batch[:] = [*batch], []
-        if not pairs:
+        if not pairs or crew is None:
             return None
 
         def tick(left: int) -> None:

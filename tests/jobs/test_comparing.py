@@ -11,7 +11,7 @@ import pytest
 
 import qedasync
 from qedasync import MemoryStorage
-from qedasync.jobs import Unreadable
+from qedasync.jobs.comparing import Unreadable
 from qedasync.storage.faults import Fault, FaultStorage
 from tests.helpers import qemu
 from tests.jobs.disks import KIB, MIB, Lender, chain, patchwork, write_sparse

@@ -16,7 +16,7 @@ import pytest
 import qedasync
 from qedasync import ExtentKind, ImageLocked, RequestError, StorageError
 from qedasync.errors import BackingError
-from qedasync.jobs import new_file
+from qedasync.jobs.converting import new_file
 from tests.helpers import qemu
 from tests.jobs.disks import KIB, MIB, chain, content_of, names, patchwork, write_sparse
 

@@ -11,7 +11,7 @@ import pytest
 
 import qedasync
 from qedasync import Event, ExtentKind, MemoryStorage, StorageError
-from qedasync.jobs import copy
+from qedasync.jobs.copying import copy
 from qedasync.storage.faults import Fault, FaultStorage
 from tests.helpers.model import blank
 from tests.jobs.disks import KIB, MIB, Lender, patchwork, write_sparse

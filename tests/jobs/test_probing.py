@@ -10,7 +10,7 @@ import pytest
 
 import qedasync
 from qedasync import FormatError, ImageNotFound
-from qedasync.jobs import ImageInfo
+from qedasync.jobs.probing import ImageInfo
 from tests.jobs.disks import MIB
 
 
