@@ -25,6 +25,7 @@ from qedasync import errors
 from qedasync.errors import *  # noqa: F403
 
 if TYPE_CHECKING:
+    from qedasync.blocking import BlockingImage, BlockingRaw
     from qedasync.check import CheckResult
     from qedasync.create import create
     from qedasync.disk import Disk, DiskStorage
@@ -71,6 +72,8 @@ __all__ = [
     "Measurement",
     "ImageInfo",
     "DiskFacts",
+    "BlockingImage",
+    "BlockingRaw",
     "Extent",
     "ExtentKind",
     "Stats",
@@ -112,6 +115,8 @@ _HOMES = {
     "ImageInfo": "jobs.probing.ImageInfo",
     "CheckResult": "check.CheckResult",
     "DiskFacts": "facts.DiskFacts",
+    "BlockingImage": "blocking.BlockingImage",
+    "BlockingRaw": "blocking.BlockingRaw",
     "Extent": "engine.extents.Extent",
     "ExtentKind": "engine.extents.ExtentKind",
     "Stats": "engine.stats.Stats",

@@ -413,7 +413,7 @@ class Image(ClosesOnExit):
 
         Cancellation: as :meth:`pwrite`.
         """
-        from qedasync.chain import change_name
+        from qedasync.chain.name import change_name
 
         recorded = self._name_to_record(name, format)
         await change_name(self._engine, recorded, format == "raw")
@@ -449,7 +449,8 @@ class Image(ClosesOnExit):
             ReadOnly, ImageFailed: the image takes no writes.
             StorageError: reading or writing failed.
         """
-        from qedasync.chain import Progress, rebase
+        from qedasync.chain.rebase import rebase
+        from qedasync.chain.walk import Progress
 
         name: str | None = None
         try:
@@ -510,7 +511,8 @@ class Image(ClosesOnExit):
             ImageLocked: somebody else has the backing file open.
             StorageError, BackingError: reading or writing failed.
         """
-        from qedasync.chain import Progress, commit
+        from qedasync.chain.commit import commit
+        from qedasync.chain.walk import Progress
 
         where = base if base is None or isinstance(base, Disk) else os.fsdecode(base)
         self._check_open()
@@ -528,7 +530,7 @@ class Image(ClosesOnExit):
         self, name: str | os.PathLike[str] | None, format: BackingFormat | None
     ) -> str | None:
         """A name that the header has room for, or None; looked at before anything is opened."""
-        from qedasync.chain import plan_name
+        from qedasync.chain.name import plan_name
 
         self._check_open()
         self._engine.check_loop()

@@ -34,6 +34,8 @@ def test_public_names_are_these_in_this_order() -> None:
         "Measurement",
         "ImageInfo",
         "DiskFacts",
+        "BlockingImage",
+        "BlockingRaw",
         "Extent",
         "ExtentKind",
         "Stats",

@@ -11,9 +11,10 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
-from qedasync.chain.undo import undone
-from qedasync.engine.core import Engine
+from qedasync.chain.undo import MayFail, undone
+from qedasync.engine.header_file import HeaderFile
 from qedasync.errors import RequestError
 from qedasync.events import Event
 from qedasync.format.header import (
@@ -26,8 +27,23 @@ from qedasync.format.header import (
     encode_backing_name,
     whole_sectors,
 )
+from qedasync.storage.base import Storage
 
-__all__ = ["change_name", "plan_name", "write_name"]
+if TYPE_CHECKING:
+    from qedasync.engine.core import Engine
+
+__all__ = ["HasHeader", "change_name", "plan_name", "write_name"]
+
+
+class HasHeader(MayFail, Protocol):
+    """What a name is written to: an engine, or an image that nobody else uses."""
+
+    storage: Storage
+    header_file: HeaderFile
+
+    async def sync(self) -> None:
+        """Make what has been written durable."""
+        ...
 
 
 async def change_name(engine: Engine, name: str | None, is_raw: bool) -> None:
@@ -107,7 +123,7 @@ def _no_space(why: str, length: int) -> RequestError:
     )
 
 
-async def write_name(engine: Engine, name: str | None, is_raw: bool) -> None:
+async def write_name(image: HasHeader, name: str | None, is_raw: bool) -> None:
     """Put the header that :func:`plan_name` gives on disk, durably.
 
     Raises:
@@ -116,20 +132,20 @@ async def write_name(engine: Engine, name: str | None, is_raw: bool) -> None:
 
     Locks: the caller holds the allocating turn. Order: flushed before the header, and after it.
     """
-    header, data = plan_name(engine.header, name, is_raw)
+    header, data = plan_name(image.header_file.header, name, is_raw)
     offset = header.backing_filename_offset
     inside = max(0, SECTOR_BYTES - offset)  # of the name, in the header's own sector
     if data[inside:]:
         at = max(offset, SECTOR_BYTES)
-        await engine.storage.write([data[inside:]], at, Event.HEADER_UPDATE)
-        await engine.sync()
-    await _write_sector(engine, header, data[:inside])
-    await engine.sync()
+        await image.storage.write([data[inside:]], at, Event.HEADER_UPDATE)
+        await image.sync()
+    await _write_sector(image, header, data[:inside])
+    await image.sync()
 
 
-async def _write_sector(engine: Engine, header: Header, name: bytes) -> None:
+async def _write_sector(image: HasHeader, header: Header, name: bytes) -> None:
     """Write the header and the part of the name right behind it; undone if it fails."""
     old = bytearray(HEADER_BYTES + len(name))
-    await engine.storage.read_into([old], 0, Event.HEADER_LOAD)
-    async with undone(engine, partial(engine.storage.write, [old], 0, Event.HEADER_UPDATE)):
-        await engine.header_file.update(header, name)
+    await image.storage.read_into([old], 0, Event.HEADER_LOAD)
+    async with undone(image, partial(image.storage.write, [old], 0, Event.HEADER_UPDATE)):
+        await image.header_file.update(header, name)

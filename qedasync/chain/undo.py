@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Protocol
 
-from qedasync.engine.core import Engine
 from qedasync.errors import QEDError
 
-__all__ = ["undone"]
+__all__ = ["MayFail", "undone"]
+
+
+class MayFail(Protocol):
+    """An image of which writes may have an unknown outcome: an engine, or one without."""
+
+    def fail(self, error: BaseException) -> None:
+        """Take no writes from now on."""
+        ...
 
 
 @asynccontextmanager
-async def undone(engine: Engine, undo: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+async def undone(image: MayFail, undo: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
     """Run the body; if it fails, ``undo`` it before its error leaves.
 
     The image fails if that fails too, or if anything but an error of ours ended the body: then
@@ -24,9 +32,9 @@ async def undone(engine: Engine, undo: Callable[[], Awaitable[None]]) -> AsyncIt
         try:
             await undo()
         except BaseException as error:
-            engine.fail(error)
+            image.fail(error)
             raise
         raise
     except BaseException as error:  # the loop is shutting down, or the storage has a bug
-        engine.fail(error)
+        image.fail(error)
         raise

@@ -51,7 +51,7 @@ VERB = Verb(
 def main(words: Sequence[str]) -> int:
     """Run ``qedasync amend``; it always ends with 1."""
     from qedasync.cli.format_options import asks_for_help, join_words
-    from qedasync.cli.run import run_async
+    from qedasync.cli.run import run_early
 
     parsed = parse(VERB, words)
     refuse_object(parsed)
@@ -65,14 +65,14 @@ def main(words: Sequence[str]) -> int:
         raise _refusal(fmt)
     name = one_name(parsed)
     cache_word(parsed, "t")
-    raise _refusal(run_async(_format(parsed, name), brief=True))
+    raise _refusal(run_early(lambda at_once: _format(parsed, name, at_once=at_once)))
 
 
 def _refusal(fmt: str) -> ToolError:
     return ToolError(f"Format driver '{fmt}' does not support option amendment")
 
 
-async def _format(parsed: Parsed, name: str) -> str:
-    node = await open_named(parsed, name)
+async def _format(parsed: Parsed, name: str, *, at_once: bool) -> str:
+    node = await open_named(parsed, name, at_once=at_once)
     await node.close()
     return node.format

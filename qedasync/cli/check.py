@@ -73,7 +73,7 @@ CORRUPT, LEAKY, NO_CHECK = 2, 3, 63
 
 def main(words: Sequence[str]) -> int:
     """Run ``qedasync check``; answers the exit code."""
-    from qedasync.cli.run import run_async
+    from qedasync.cli.run import run_early
 
     parsed = parse(VERB, words)
     refuse_object(parsed)
@@ -81,7 +81,7 @@ def main(words: Sequence[str]) -> int:
     if repair not in (None, "leaks", "all"):
         raise ToolError(f"Unknown option value for -r (expecting 'leaks' or 'all'): {repair}")
     name, in_json = one_name(parsed), wants_json(parsed)
-    fmt, result = run_async(_check(parsed, name, repair), brief=True)
+    fmt, result = run_early(lambda at_once: _check(parsed, name, repair, at_once=at_once))
     if result.check_errors:
         why = f": {os.strerror(result.read_errno)}" if result.read_errno else ""
         raise ToolError(f"Check failed{why}")
@@ -90,14 +90,21 @@ def main(words: Sequence[str]) -> int:
     return CORRUPT if result.corruptions else LEAKY if result.leaks else 0
 
 
-async def _check(parsed: Parsed, name: str, repair: str | None) -> tuple[str, CheckResult]:
+async def _check(
+    parsed: Parsed, name: str, repair: str | None, *, at_once: bool
+) -> tuple[str, CheckResult]:
     """The image's format, and what is wrong with it, after the repair if there is one."""
+    from qedasync.cli.nodes import LoopNeeded
+
+    if at_once and repair is not None:
+        raise LoopNeeded
     node = await open_named(
         parsed,
         name,
         writable=repair is not None,
         cache=cache_word(parsed, "T", "source cache"),
         check=False,
+        at_once=at_once,
     )
     try:
         check = getattr(node.disk, "check", None)
@@ -112,11 +119,11 @@ async def _check(parsed: Parsed, name: str, repair: str | None) -> tuple[str, Ch
 async def _checked(check: Any, repair: str | None) -> CheckResult:
     """Differs from QEMU: it mends corruptions for ``-r leaks``, too, and leaks never."""
     result: CheckResult
-    if repair == "leaks":
+    if repair != "all":
         result = await check()
-        if not result.ok:
+        if repair is None or not result.ok:
             return result
-    result = await check(repair=repair is not None)
+    result = await check(repair=True)
     return result
 
 

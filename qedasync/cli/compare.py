@@ -28,6 +28,7 @@ __all__ = ["VERB", "main"]
 
 _SAME, _DIFFERENT, _NOT_OPENED, _NO_STATUS, _NOT_READ = range(5)
 _SECTOR = 512
+_AT_ONCE = 64 << 20  # bytes of both files; more are compared faster by two threads
 
 VERB = Verb(
     name="compare",
@@ -60,7 +61,7 @@ VERB = Verb(
 
 def main(words: Sequence[str]) -> int:
     """Run ``qedasync compare``; answers the exit code."""
-    from qedasync.cli.run import run_async
+    from qedasync.cli.run import run_early
 
     parsed = parse(VERB, words)
     with _ending_with(_NOT_OPENED):
@@ -69,7 +70,7 @@ def main(words: Sequence[str]) -> int:
         raise ToolError("Expecting two image file names", _DIFFERENT)
     with _ending_with(_NOT_OPENED):
         cache_word(parsed, "T", "source cache")
-    return run_async(_compare(parsed))
+    return run_early(lambda at_once: _compare(parsed, at_once=at_once))
 
 
 @contextmanager
@@ -81,26 +82,29 @@ def _ending_with(code: int) -> Iterator[None]:
         raise ToolError(str(error), code) from error
 
 
-async def _compare(parsed: Parsed) -> int:
+async def _compare(parsed: Parsed, *, at_once: bool) -> int:
+    from qedasync.cli.nodes import LoopNeeded
     from qedasync.cli.witness import closing
 
     async with AsyncExitStack() as stack:
         nodes = []
         for name, letter in zip(parsed.names, "fF", strict=True):
             with _ending_with(_NOT_OPENED):
-                node = await _open(parsed, name, parsed.last(letter))
+                node = await _open(parsed, name, parsed.last(letter), at_once=at_once)
             nodes.append(await stack.enter_async_context(closing(node)))
+        if at_once and sum(node.allocated or 0 for node in nodes) > _AT_ONCE:
+            raise LoopNeeded
         with progress(progress_mode(parsed), "compare") as report:
             return await _compare_open(parsed, nodes, report)
 
 
-async def _open(parsed: Parsed, name: str, fmt: str | None) -> Node:
+async def _open(parsed: Parsed, name: str, fmt: str | None, *, at_once: bool) -> Node:
     from qedasync.cli.nodes import access_from, open_node
 
     image_opts = parsed.has("image-opts")
     if fmt is not None and image_opts:
         raise ToolError("--image-opts and --format are mutually exclusive")
-    access = access_from(parsed, cache=parsed.last("T", "writeback"))
+    access = access_from(parsed, cache=parsed.last("T", "writeback"), at_once=at_once)
     return await open_node(name, fmt, access, image_opts=image_opts)
 
 

@@ -22,7 +22,7 @@ from qedasync.cli.common import (
     wants_json,
 )
 from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, parse
-from qedasync.cli.run import run_async, run_at_once
+from qedasync.cli.run import run_early
 
 if TYPE_CHECKING:
     from qedasync.cli.nodes import Node
@@ -63,22 +63,12 @@ def main(words: Sequence[str]) -> int:
     parsed = parse(VERB, words)
     refuse_object(parsed)
     name, in_json = one_name(parsed), wants_json(parsed)
-    found = _found(parsed, name)
+    found = run_early(lambda at_once: _look(parsed, name, at_once=at_once))
     if not in_json:
         print("\n\n".join("\n".join(_lines(facts)) for facts in found))
     else:
         print(as_json(found if parsed.has("backing-chain") else found[0]))
     return 0
-
-
-def _found(parsed: Parsed, name: str) -> list[dict[str, Any]]:
-    """What :func:`_look` finds; with an event loop only where it has to be."""
-    from qedasync.cli.nodes import LoopNeeded
-
-    try:
-        return run_at_once(_look(parsed, name, at_once=True))
-    except LoopNeeded:
-        return run_async(_look(parsed, name, at_once=False), brief=True)
 
 
 async def _look(parsed: Parsed, name: str, *, at_once: bool) -> list[dict[str, Any]]:

@@ -63,24 +63,26 @@ _SMALLEST_STEP = 512
 
 def main(words: Sequence[str]) -> int:
     """Run ``qedasync map``; answers the exit code."""
-    from qedasync.cli.run import run_async
+    from qedasync.cli.run import run_early
 
     parsed = parse(VERB, words)
     refuse_object(parsed)
     start = size_word("start offset", parsed.last("s", "0") or "")
     length = size_word("max length", parsed.last("l", str(MAX_SIZE)) or "")
     name, in_json = one_name(parsed), wants_json(parsed)
-    run_async(_map(parsed, name, in_json, start, length), brief=True)
+    run_early(
+        lambda at_once: _map(parsed, name, in_json, range(start, start + length), at_once=at_once)
+    )
     return 0
 
 
-async def _map(parsed: Parsed, name: str, in_json: bool, start: int, length: int) -> None:
-    node = await open_named(parsed, name)
+async def _map(parsed: Parsed, name: str, in_json: bool, part: range, *, at_once: bool) -> None:
+    """Print what is in a part of the disk."""
+    node = await open_named(parsed, name, at_once=at_once)
     printer = (_JsonPrinter if in_json else _Printer)()
     gc.disable()  # a million extents make no cycles; to look for them takes a sixth of the time
     try:
-        end = min(start + length, node.disk.size)
-        async for runs in _runs(node.disk, start, end):
+        async for runs in _runs(node.disk, part.start, min(part.stop, node.disk.size)):
             printer.add(runs)
     except ToolError:
         raise
@@ -90,7 +92,7 @@ async def _map(parsed: Parsed, name: str, in_json: bool, start: int, length: int
     finally:
         gc.enable()
         await node.close()
-    printer.finish(start)
+    printer.finish(part.start)
 
 
 async def _runs(disk: Disk, pos: int, end: int) -> AsyncIterator[list[Extent]]:

@@ -56,7 +56,7 @@ VERB = Verb(
 def main(words: Sequence[str]) -> int:
     """Run ``qedasync measure``; answers the exit code."""
     from qedasync.cli.format_options import join_words
-    from qedasync.cli.run import run_async
+    from qedasync.cli.run import run_early
     from qedasync.cli.sizes import size_word
 
     parsed = parse(VERB, words)
@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> int:
     length = None if size is None else size_word("image size", size)
     _check_names(parsed)
     values = _values(text, parsed.last("O", "raw") or "")
-    required, most = run_async(_measure(parsed, length, values), brief=True)
+    required, most = run_early(lambda at_once: _measure(parsed, length, values, at_once=at_once))
     if in_json:
         print(as_json({"required": required, "fully-allocated": most}))
     else:
@@ -100,11 +100,13 @@ def _values(text: str, fmt: str) -> Values:
     return {**values, "format": fmt}
 
 
-async def _measure(parsed: Parsed, length: int | None, values: Values) -> tuple[int, int]:
+async def _measure(
+    parsed: Parsed, length: int | None, values: Values, *, at_once: bool
+) -> tuple[int, int]:
     """The bytes needed, and at most."""
     if length is not None:
         return await _room(whole_sectors(length), values)
-    node = await open_named(parsed, parsed.names[0])
+    node = await open_named(parsed, parsed.names[0], at_once=at_once)
     try:
         if parsed.has("l"):
             raise ToolError(

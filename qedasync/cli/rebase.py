@@ -67,7 +67,7 @@ VERB = Verb(
 
 def main(words: Sequence[str]) -> int:
     """Run ``qedasync rebase``; answers the exit code."""
-    from qedasync.cli.run import run_async
+    from qedasync.cli.run import run_async, run_early
 
     parsed = parse(VERB, words)
     refuse_object(parsed)
@@ -77,17 +77,26 @@ def main(words: Sequence[str]) -> int:
     with progress(progress_mode(parsed), "rebase") as report:
         cache = cache_word(parsed, "t")
         cache_word(parsed, "T", "source cache")
-        run_async(_rebase(parsed, name, cache, report))
+        if parsed.has("u"):
+            run_early(lambda at_once: _rebase(parsed, name, cache, report, at_once=at_once))
+        else:
+            run_async(_rebase(parsed, name, cache, report, at_once=False))
         report(1, 1)
     return 0
 
 
-async def _rebase(parsed: Parsed, name: str, cache: str, report: Report) -> None:
+async def _rebase(parsed: Parsed, name: str, cache: str, report: Report, *, at_once: bool) -> None:
     from qedasync.cli.witness import closing
 
     unsafe = parsed.has("u")
     node = await open_named(
-        parsed, name, writable=True, cache=cache, force_share=False, no_backing=unsafe
+        parsed,
+        name,
+        writable=True,
+        cache=cache,
+        force_share=False,
+        no_backing=unsafe,
+        at_once=at_once,
     )
     async with closing(node):
         _check_format(parsed)

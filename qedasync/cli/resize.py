@@ -54,7 +54,7 @@ _MAX_SIZE = (1 << 63) - (1 << 30)  # what QEMU takes for a disk at most, bytes
 
 def main(words: Sequence[str]) -> int:
     """Run ``qedasync resize``; answers the exit code."""
-    from qedasync.cli.run import run_async
+    from qedasync.cli.run import run_early
 
     if words and words[-1] in ("-h", "--help"):
         raise HelpAsked(VERB)
@@ -71,7 +71,8 @@ def main(words: Sequence[str]) -> int:
         raise ToolError("Expecting image file name and size")
     sign = size[0] if size[:1] in ("+", "-") else ""
     amount = _amount(size.removeprefix(sign))
-    run_async(_resize(parsed, parsed.names[0], sign, amount, mode), brief=True)
+    change = (sign, amount, mode)
+    run_early(lambda at_once: _resize(parsed, parsed.names[0], *change, at_once=at_once))
     if not parsed.has("q"):
         print("Image resized.")
     return 0
@@ -92,8 +93,14 @@ def _amount(text: str) -> int:
     return value
 
 
-async def _resize(parsed: Parsed, name: str, sign: str, amount: int, mode: str) -> None:
-    node = await open_named(parsed, name, writable=True)
+async def _resize(
+    parsed: Parsed, name: str, sign: str, amount: int, mode: str, *, at_once: bool
+) -> None:
+    from qedasync.cli.nodes import LoopNeeded
+
+    if at_once and mode != "off":
+        raise LoopNeeded
+    node = await open_named(parsed, name, writable=True, at_once=at_once)
     try:
         old = node.disk.size
         size = {"": amount, "+": old + amount, "-": old - amount}[sign]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ __all__ = [
     "program_name",
     "run_async",
     "run_at_once",
+    "run_early",
     "say",
 ]
 
@@ -98,7 +99,7 @@ def run_async(main: Coroutine[Any, Any, T], loop_factory: Any = None, *, brief: 
 
 def run_at_once(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that waits for nothing, without an event loop: asyncio takes longer to load
-    than all that such a verb does.
+    than all that such a verb does. It may give turns (:mod:`qedasync.turns`).
 
     SIGINT and SIGTERM end it wherever it is.
 
@@ -107,12 +108,31 @@ def run_at_once(main: Coroutine[Any, Any, T]) -> T:
     """
     with _terminable():
         try:
-            main.send(None)
+            while main.send(None) is None:
+                pass
         except StopIteration as end:
             result: T = end.value
             return result
     main.close()
     raise RuntimeError("a coroutine waits that was not to")
+
+
+def run_early(start: Callable[[bool], Coroutine[Any, Any, T]]) -> T:
+    """Run a verb without an event loop if it can be, and else with one.
+
+    Args:
+        start: makes its coroutine; told whether no loop runs. Before that coroutine raises
+            :class:`~qedasync.cli.nodes.LoopNeeded` it has neither written nor printed anything.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    from qedasync.cli.nodes import LoopNeeded
+
+    try:
+        return run_at_once(start(True))
+    except LoopNeeded:
+        return run_async(start(False), brief=True)
 
 
 @contextmanager

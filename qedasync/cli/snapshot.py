@@ -49,7 +49,7 @@ _REFUSALS = {
 
 def main(words: Sequence[str]) -> int:
     """Run ``qedasync snapshot``; answers the exit code."""
-    from qedasync.cli.run import run_async
+    from qedasync.cli.run import run_early
 
     parsed = parse(VERB, words)
     refuse_object(parsed)
@@ -58,16 +58,16 @@ def main(words: Sequence[str]) -> int:
         raise ToolError("Cannot mix '-l', '-a', '-c', '-d'")
     name = one_name(parsed)
     key, value = actions[0] if actions else ("l", "")
-    run_async(_look(parsed, name, changes=key != "l"), brief=True)
+    run_early(lambda at_once: _look(parsed, name, changes=key != "l", at_once=at_once))
     if key != "l":
         raise ToolError(_REFUSALS[key].format(value))
     return 0
 
 
-async def _look(parsed: Parsed, name: str, changes: bool) -> None:
+async def _look(parsed: Parsed, name: str, *, changes: bool, at_once: bool) -> None:
     """Whether it is an image that can be opened; it is not written."""
     if changes and parsed.has("force-share"):
         raise ToolError(
             f"Could not open '{name}': force-share=on can only be used with read-only images"
         )
-    await (await open_named(parsed, name)).close()
+    await (await open_named(parsed, name, at_once=at_once)).close()

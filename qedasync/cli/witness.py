@@ -6,7 +6,6 @@ it did, and at which byte of the guest's disk; that is known here, where the cal
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -92,6 +91,8 @@ class Pace:
         """Wait for one's turn to move ``length`` bytes."""
         if not self._rate:
             return
+        import asyncio  # late: not everything that is watched needs an event loop
+
         now = asyncio.get_running_loop().time()
         start = max(now, self._free_at)
         self._free_at = start + length / self._rate

@@ -15,7 +15,7 @@ from typing import Self
 from qedasync.errors import storage_error
 from qedasync.events import Event
 from qedasync.storage.base import ReadBuffers, StorageBase, WriteBuffers
-from qedasync.storage.host import datasync, open_descriptor, seek_data
+from qedasync.storage.host import data_runs, datasync, open_descriptor, seek_data
 from qedasync.storage.locks import LockRole
 from qedasync.storage.transfer import read_fully, total_length, write_fully
 
@@ -59,6 +59,16 @@ class BlockingStorage(StorageBase):
     def size(self) -> int:
         return self._size
 
+    def try_read_into(
+        self, buffers: ReadBuffers, offset: int, event: Event = Event.READ_AIO
+    ) -> bool:
+        """Blocks, too: who uses this storage has nothing else to do."""
+        try:
+            read_fully(self._fd, buffers, offset)
+        except OSError:
+            return False
+        return True
+
     async def read_into(
         self, buffers: ReadBuffers, offset: int, event: Event = Event.READ_AIO
     ) -> None:
@@ -75,6 +85,21 @@ class BlockingStorage(StorageBase):
             write_fully(self._fd, buffers, offset)
         self._size = max(self._size, offset + length)
 
+    async def write_zeroes(
+        self, offset: int, length: int, event: Event = Event.PWRITEV_ZERO
+    ) -> None:
+        inside = min(offset + length, self._size) - offset
+        if inside > 0 and self._punch(offset, inside):
+            offset, length = offset + inside, length - inside
+        await super().write_zeroes(offset, length, event)
+
+    def _punch(self, offset: int, length: int) -> bool:
+        """Let the host have the blocks back; False where it does not take them."""
+        from qedasync.storage.libc import punch_hole  # late: it comes with ctypes
+
+        with self._reporting(offset, length):
+            return punch_hole(self._fd, offset, length)
+
     async def flush(self, event: Event = Event.FLUSH_TO_DISK) -> None:
         with self._reporting():
             datasync(self._fd)
@@ -87,6 +112,11 @@ class BlockingStorage(StorageBase):
     async def next_data(self, offset: int) -> int:
         with self._reporting(offset):
             return seek_data(self._fd, min(offset, self._size), self._size)
+
+    async def data_runs(self, offset: int, end: int, count: int) -> list[tuple[int, int]]:
+        """The first ``count`` runs of data in ``[offset, end)``: where each begins and ends."""
+        with self._reporting(offset):
+            return data_runs(self._fd, offset, end, count)
 
     async def close(self) -> None:
         fd, self._fd = self._fd, -1

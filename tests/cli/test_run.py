@@ -6,10 +6,14 @@ import asyncio
 import os
 import signal
 import threading
+from collections.abc import Generator
+from types import coroutine
 
 import pytest
 
-from qedasync.cli.run import Interrupted, run_at_once
+from qedasync.cli.nodes import LoopNeeded
+from qedasync.cli.run import Interrupted, run_at_once, run_early
+from qedasync.turns import give_turn
 
 
 def test_coroutine_that_waits_for_nothing_is_run_to_its_end() -> None:
@@ -23,11 +27,38 @@ def test_coroutine_that_waits_for_nothing_is_run_to_its_end() -> None:
 
 
 def test_coroutine_that_waits_is_a_mistake() -> None:
+    @coroutine
+    def ask() -> Generator[object, None, None]:
+        yield "for a future"
+
     async def work() -> None:
-        await asyncio.sleep(0)
+        await ask()
 
     with pytest.raises(RuntimeError, match="waits"):
         run_at_once(work())
+
+
+def test_coroutine_that_gives_turns_goes_on_at_once() -> None:
+    async def work() -> int:
+        await give_turn()
+        await give_turn()
+        return 7
+
+    assert run_at_once(work()) == 7
+
+
+def test_verb_that_needs_a_loop_is_begun_again_on_one() -> None:
+    seen: list[bool] = []
+
+    async def work(at_once: bool) -> int:
+        seen.append(at_once)
+        if at_once:
+            raise LoopNeeded
+        await asyncio.sleep(0.001)
+        return 7
+
+    assert run_early(work) == 7
+    assert seen == [True, False]
 
 
 def test_sigterm_ends_the_coroutine_where_it_is_and_lets_it_tidy_up() -> None:

@@ -71,7 +71,16 @@ NEVER = {"aiofiles", "argparse", "rich", "unittest", "hashlib"}
 LOOP = {"asyncio", "ctypes", "ssl", "uvloop"}
 # What only a check, a job on a chain, a server or a benchmark needs.
 OTHERS = ("qedasync.check", "qedasync.chain", "qedasync.nbd", "qedasync.bench")
-ENGINE = ("qedasync.engine.core", "qedasync.image", "qedasync.raw", "qedasync.storage.workers")
+ENGINE = (
+    "qedasync.backing",
+    "qedasync.engine.core",
+    "qedasync.engine.tasks",
+    "qedasync.image",
+    "qedasync.jobs.crew",
+    "qedasync.raw",
+    "qedasync.storage.workers",
+    "qedasync.waiting",
+)
 
 
 @pytest.fixture
@@ -128,24 +137,57 @@ def test_info_of_what_needs_a_loop_takes_one(words: list[str], disks: Path) -> N
 @pytest.mark.parametrize(
     "words",
     [
+        ["map", "x.qed"],
+        ["map", "x.raw"],
+        ["map", "--output=json", "-U", "x.qed"],
+        ["compare", "x.qed", "x.qed"],
+        ["compare", "-p", "-s", "x.raw", "x.raw"],
         ["resize", "x.qed", "+1M"],
+        ["resize", "-f", "raw", "x.raw", "+1M"],
         ["measure", "-O", "qed", "--size", "1M"],
         ["measure", "-O", "qed", "x.raw"],
+        ["measure", "-O", "raw", "x.qed"],
         ["snapshot", "-l", "x.qed"],
-        ["map", "top.qed"],
-        ["compare", "x.qed", "top.qed"],
     ],
     ids=" ".join,
 )
-def test_verb_loads_no_more_than_it_needs(words: list[str], disks: Path) -> None:
+def test_verb_on_a_plain_image_needs_neither_loop_nor_engine(words: list[str], disks: Path) -> None:
     modules = imported(words, disks)
-    assert modules & NEVER == set()
-    assert of(modules, OTHERS) == set()
-    assert "uvloop" not in modules or words[0] == "compare"
+    assert modules & (NEVER | LOOP) == set()
+    assert of(modules, (*OTHERS, *ENGINE)) == set()
 
 
-def test_check_loads_no_more_than_it_needs(disks: Path) -> None:
+def test_new_name_of_a_backing_file_needs_neither_loop_nor_engine(disks: Path) -> None:
+    words = ["rebase", "-u", "-f", "qed", "-b", "moved.qed", "-F", "qed", "top.qed"]
+    modules = imported(words, disks)
+    assert modules & (NEVER | LOOP) == set()
+    assert of(modules, ("qedasync.chain.walk", "qedasync.nbd", *ENGINE)) == set()
+
+
+def test_check_needs_neither_loop_nor_engine(disks: Path) -> None:
     modules = imported(["check", "x.qed"], disks)
+    assert modules & (NEVER | LOOP) == set()
+    others = ("qedasync.chain", "qedasync.nbd", "qedasync.bench", "qedasync.check.repair")
+    assert of(modules, (*others, *ENGINE)) == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["map", "top.qed"],
+        ["compare", "x.qed", "top.qed"],
+        ["check", "-r", "all", "x.qed"],
+        ["resize", "top.qed", "+1M"],
+        ["resize", "-f", "raw", "--preallocation=falloc", "x.raw", "+1M"],
+        ["map", "--image-opts", "driver=raw,offset=512,file.filename=x.qed"],
+        ["map", "--image-opts", "driver=qed,file.filename=x.qed,backing.file.filename=x.raw"],
+        ["measure", "-O", "qed", "blkdebug::x.qed"],
+    ],
+    ids=" ".join,
+)
+def test_verb_on_more_than_a_plain_image_takes_a_plain_loop(words: list[str], disks: Path) -> None:
+    modules = imported(words, disks)
+    assert "asyncio" in modules
     assert modules & (NEVER | {"uvloop"}) == set()
     assert of(modules, ("qedasync.chain", "qedasync.nbd", "qedasync.bench")) == set()
 

@@ -33,8 +33,8 @@ class Access(NamedTuple):
         write_backing: open a backing file that the options give for writing, too.
         copy_on_read: what is read from a backing file is written to the image.
         check: repair an image that was not closed cleanly, before the first write.
-        at_once: no event loop runs, and nobody reads what is in the disk: it is opened as
-            :class:`qedasync.DiskFacts`.
+        at_once: no event loop runs. The disk is a :class:`qedasync.BlockingImage` or
+            :class:`qedasync.BlockingRaw`, or with ``no_backing`` mere :class:`qedasync.DiskFacts`.
     """
 
     writable: bool = False

@@ -73,7 +73,7 @@ class Stack:
         how = How(access.writable, direct, through, flushes, access.force_share)
         layer, own = await self._open(name, options, how, protocol=False)
         if access.at_once:
-            return layer, layer.disk or qedasync.DiskFacts.of_raw(layer.storage, layer.file)
+            return layer, layer.disk or self._raw_at_once(layer)
         if access.copy_on_read and access.writable:
             copy_on_read(layer)
         if own.writable and not has_whole_blocks(layer):
@@ -223,6 +223,8 @@ class Stack:
                 if not self._access.no_backing and backing_keys(options):
                     raise ToolError("Driver doesn't support backing files")
                 layer = open_raw_node(below, options)
+                if self._access.at_once and layer.shift and not self._access.no_backing:
+                    raise LoopNeeded  # what maps a part of a file stands on one
             elif driver in FOREIGN:
                 if self._access.at_once:
                     raise LoopNeeded
@@ -261,6 +263,8 @@ class Stack:
         if absent or self._access.no_backing:
             backing = False
         elif overridden or isinstance(reference, str):
+            if self._access.at_once:
+                raise LoopNeeded  # what shows through is read by more than one
             node, backing = await self._backing(below, own, reference, how)
             opened["backing"] = node.options
         elif below.watcher is not None and await has_backing(below):
@@ -286,7 +290,7 @@ class Stack:
 
     async def _open_image(self, path: str, below: Layer, how: How, backing: Any) -> Any:
         if self._access.at_once:
-            return await qedasync.DiskFacts.of_image(below.storage, path)
+            return await self._image_at_once(path, below, how)
         return await qedasync.open(
             path,
             how.mode,
@@ -296,6 +300,23 @@ class Stack:
             check="auto" if self._access.check else "never",
             backing=backing,
         )
+
+    async def _image_at_once(self, path: str, below: Layer, how: How) -> Any:
+        if self._access.no_backing and not how.writable:
+            return await qedasync.DiskFacts.of_image(below.storage, path)
+        if how.writable and how.cache != "writeback":
+            raise LoopNeeded
+        image = await qedasync.BlockingImage.open(
+            below.storage, path, writable=how.writable, backing=not self._access.no_backing
+        )
+        if image is None:
+            raise LoopNeeded
+        return image
+
+    def _raw_at_once(self, layer: Layer) -> Any:
+        if self._access.no_backing:
+            return qedasync.DiskFacts.of_raw(layer.storage, layer.file)
+        return qedasync.BlockingRaw(layer.storage, layer.file)
 
     async def _backing(
         self, below: Layer, own: Options, reference: Any, how: How
