@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from qedasync.storage.base import Write, zero_views
-from qedasync.storage.libc import punch_hole
 from qedasync.storage.transfer import (
     ALIGNMENT,
     IOV_MAX,
@@ -179,6 +178,8 @@ class Channel(NamedTuple):
                 write_all(fd, merged, first.offset)
 
     def _zero(self, offset: int, length: int) -> None:
+        from qedasync.storage.libc import punch_hole  # late: few jobs need ctypes
+
         if punch_hole(self.fd, offset, length):
             return
         for piece in zero_views(length):

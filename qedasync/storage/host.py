@@ -39,7 +39,8 @@ class OpenedFile(NamedTuple):
         size: bytes.
         nowait: whether ``preadv`` takes :data:`NOWAIT`.
         local: whether writes end in the page cache of a file system on this host, and so wait for
-            nothing but memory as long as the host is not short of it.
+            nothing but memory as long as the host is not short of it. Of a file that is only read
+            nobody looks.
     """
 
     fd: int
@@ -55,15 +56,19 @@ def open_file(
 
     Args and raises: as :func:`open_descriptor`.
     """
-    from qedasync.storage.libc import is_local  # late: not everyone who opens a file needs ctypes
-
     fd, size = open_descriptor(path, writable, direct, create, lock)
     try:
-        local = not direct and stat.S_ISREG(os.fstat(fd).st_mode) and is_local(fd)
+        local = writable and not direct and _is_local(fd)
         return OpenedFile(fd, size, not direct and _can_try(fd), local)
     except BaseException:
         os.close(fd)
         raise
+
+
+def _is_local(fd: int) -> bool:
+    from qedasync.storage.libc import is_local  # late: not everyone who opens a file needs ctypes
+
+    return stat.S_ISREG(os.fstat(fd).st_mode) and is_local(fd)
 
 
 def open_descriptor(

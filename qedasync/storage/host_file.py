@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qedasync.storage.base import ReadBuffers, Storage, WriteBuffers
-from qedasync.storage.libc import punch_hole, reserve_space
 from qedasync.storage.transfer import read_fully, write_fully
 
 __all__ = ["HostFile", "lend"]
@@ -39,11 +38,15 @@ class HostFile:
 
         What does not help does no harm: a lack of space is for the write to report.
         """
+        from qedasync.storage.libc import reserve_space  # late: few jobs need ctypes
+
         if self._reserves:
             self._reserves = reserve_space(self._fd, offset, length)
 
     def release(self, offset: int, length: int) -> None:
         """Say that a range will not be written after all: it reads as zeroes."""
+        from qedasync.storage.libc import punch_hole
+
         if self._reserves:
             punch_hole(self._fd, offset, length)
 
