@@ -14,6 +14,7 @@ from qedasync.cli.common import (
     QUIET,
     beside,
     cache_word,
+    is_path,
     one_name,
     open_named,
     refuse_object,
@@ -68,7 +69,7 @@ def main(words: Sequence[str]) -> int:
         size_word("rate limit", word)
     name = one_name(parsed)
     cache = cache_word(parsed, "t")
-    run_async(_commit(parsed, name, cache))
+    run_async(_commit(parsed, name, cache), brief=is_path(name))
     if not parsed.has("q"):
         print("Image committed.")
     return 0

@@ -20,6 +20,7 @@ from qedasync.cli.common import (
     OBJECT,
     QUIET,
     cache_word,
+    is_path,
     open_named,
     refuse_object,
 )
@@ -112,6 +113,11 @@ class _Wish:
     tasks: int = 8
     rate: int = 0
 
+    @property
+    def names(self) -> list[str]:
+        """Of all images."""
+        return [*self.sources, self.target]
+
     def has(self, key: str) -> bool:
         return self.parsed.has(key)
 
@@ -131,7 +137,7 @@ def main(words: Sequence[str]) -> int:
         raise ToolError("Must specify image file name")
     cache_word(parsed, "T", "source cache")
     with progress(progress_mode(parsed), "convert") as report:
-        run_async(_convert(wish, text, report))
+        run_async(_convert(wish, text, report), brief=all(map(is_path, wish.names)))
         report(1, 1)
     return 0
 

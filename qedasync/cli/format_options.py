@@ -6,8 +6,7 @@ A comma in a value is written twice. The names, their order and the messages are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from qedasync.cli.options import ToolError
 from qedasync.cli.sizes import number
@@ -27,8 +26,7 @@ Values: TypeAlias = dict[str, int | str | bool]
 """Option -> value, in the order of the formatting line; only what is set."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     """An option there is.
 
     Attributes:

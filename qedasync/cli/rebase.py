@@ -18,6 +18,7 @@ from qedasync.cli.common import (
     QUIET,
     beside,
     cache_word,
+    is_path,
     one_name,
     open_named,
     refuse_object,
@@ -80,7 +81,8 @@ def main(words: Sequence[str]) -> int:
         if parsed.has("u"):
             run_early(lambda at_once: _rebase(parsed, name, cache, report, at_once=at_once))
         else:
-            run_async(_rebase(parsed, name, cache, report, at_once=False))
+            work = _rebase(parsed, name, cache, report, at_once=False)
+            run_async(work, brief=is_path(name))
         report(1, 1)
     return 0
 

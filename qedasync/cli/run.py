@@ -79,7 +79,8 @@ def run_async(main: Coroutine[Any, Any, T], loop_factory: Any = None, *, brief: 
     ordinary one.
 
     Args:
-        brief: it has so little to do that the fastest loop would take longer to load than it saves.
+        brief: the fastest loop would take longer to load than it saves: there is little to do, or
+            threads do it, as a copy from file to file.
 
     Raises:
         Interrupted: a signal came, and the coroutine ended because of it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from qedasync import nbd
 from qedasync.cli.nodes.spec import parse_image_opts
@@ -18,8 +18,7 @@ _IGNORED = ("priority", "sanity-check")
 _NO_KEYS = "TLS without certificates is what this version of Python's ssl cannot do"
 
 
-@dataclass(frozen=True, slots=True)
-class _Credentials:
+class _Credentials(NamedTuple):
     """A ``tls-creds-x509`` object.
 
     Attributes:

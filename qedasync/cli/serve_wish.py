@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from qedasync.cli.common import CACHES
 from qedasync.cli.nodes import Access, policy
@@ -26,8 +25,7 @@ _DISCARD = {"ignore": False, "off": False, "unmap": True, "on": True}
 _UNCACHED = ("none", "directsync")
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """What is to be served.
 
     Attributes:

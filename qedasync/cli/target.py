@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qedasync.cli.common import beside
 from qedasync.cli.create import create_image, local_name
@@ -34,8 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["NewImage", "flush", "new_image"]
 
 
-@dataclass(frozen=True, slots=True)
-class NewImage:
+class NewImage(NamedTuple):
     """What is to be made.
 
     Attributes:
@@ -155,6 +152,8 @@ async def _make(wish: NewImage, work: str) -> Node:
 
 async def _open_over(wish: NewImage, work: str, backing: str) -> Node:
     """Open the overlay over a file that the policy is not asked about."""
+    import json  # late: few targets are overlays
+
     path = beside(local_name(wish.name), backing)
     below: dict[str, Any] = {"file": {"driver": "file", "filename": path}}
     if wish.values.get("backing_fmt") == "raw":  # the one format that is recorded

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from qedasync.cli.options import ToolError
 from qedasync.errors import QEDError
@@ -26,8 +26,7 @@ _SECTOR = 512
 _MOST_AT_ONCE = 1 << 30  # bytes to ask about
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """A call that failed.
 
     Attributes:

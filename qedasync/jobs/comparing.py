@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from qedasync import Disk, Extent, QEDError
 from qedasync.jobs import zeroes
@@ -29,8 +28,7 @@ _BATCH = 4096  # pieces that are gathered for the threads
 _Different = tuple[int, Literal["content", "allocation"]]
 
 
-@dataclass(frozen=True, slots=True)
-class CompareResult:
+class CompareResult(NamedTuple):
     """What a comparison found.
 
     Attributes:

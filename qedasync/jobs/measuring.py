@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from qedasync import Disk, parse_size
 from qedasync.errors import RequestError
@@ -15,8 +14,7 @@ from qedasync.jobs.runs import runs_from
 __all__ = ["Measurement", "measure"]
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
+class Measurement(NamedTuple):
     """Bytes of a new file.
 
     Attributes:

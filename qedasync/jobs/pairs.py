@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from qedasync import Extent
 from qedasync.jobs.buffers import new_buffer
@@ -12,8 +12,7 @@ from qedasync.jobs.lending import HostFile, is_direct
 __all__ = ["Pair", "Pairs"]
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """A piece of both disks.
 
     Attributes:

@@ -6,8 +6,7 @@ import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import qedasync
 from qedasync import Disk
@@ -18,8 +17,7 @@ __all__ = ["ImageInfo", "opened", "probe"]
 Format = Literal["qed", "raw"]
 
 
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
+class ImageInfo(NamedTuple):
     """What a file says of itself.
 
     Attributes:
@@ -45,7 +43,7 @@ class ImageInfo:
 
     def json(self) -> dict[str, object]:
         """The same as a dictionary."""
-        return asdict(self)
+        return self._asdict()
 
 
 async def probe(path: str | os.PathLike[str], *, lock: bool = False) -> ImageInfo:

@@ -157,6 +157,25 @@ def test_verb_on_a_plain_image_needs_neither_loop_nor_engine(words: list[str], d
     assert of(modules, (*OTHERS, *ENGINE)) == set()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["convert", "-O", "raw", "x.qed", "new.raw"],
+        ["commit", "top.qed"],
+        ["rebase", "-f", "qed", "-b", "", "top.qed"],
+        ["io", "-c", "quit", "x.qed"],
+    ],
+    ids=" ".join,
+)
+def test_job_on_local_files_takes_the_loop_that_loads_sooner(words: list[str], disks: Path) -> None:
+    modules = imported(words, disks)
+    assert (
+        modules & {"aiofiles", "argparse", "rich", "unittest", "uvloop", "json", "tempfile"}
+        == set()
+    )
+    assert of(modules, ("qedasync.nbd", "qedasync.bench")) == set()
+
+
 def test_new_name_of_a_backing_file_needs_neither_loop_nor_engine(disks: Path) -> None:
     words = ["rebase", "-u", "-f", "qed", "-b", "moved.qed", "-F", "qed", "top.qed"]
     modules = imported(words, disks)

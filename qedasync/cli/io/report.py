@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Report", "dump", "size_text"]
 
@@ -32,8 +32,7 @@ def _time_text(seconds: float, *, fixed: bool) -> str:
     return f"{minutes}:{ending}" if minutes else f"{ending} sec"
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What was done.
 
     Attributes:

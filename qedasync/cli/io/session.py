@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import qedasync
 from qedasync.cli.io.driver_options import split_options, with_name
 from qedasync.cli.io.failure import Failed, failing
 from qedasync.cli.nodes import Access, Node, open_node
-from qedasync.cli.nodes.copy_on_read import CopyOnRead
-from qedasync.cli.nodes.overlay import under_overlay
 from qedasync.cli.options import ToolError
 
 __all__ = ["Opening", "Session"]
@@ -21,8 +18,7 @@ __all__ = ["Opening", "Session"]
 _PAST_CACHE = ("none", "directsync")
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(NamedTuple):
     """What to open, and how.
 
     Attributes:
@@ -117,7 +113,7 @@ class Session:
         """
         assert self._opening is not None
         await self.drain()
-        new = replace(self._opening, readonly=readonly, cache=cache or self._opening.cache)
+        new = self._opening._replace(readonly=readonly, cache=cache or self._opening.cache)
         if self.node.debug is not None or new.snapshot:
             with failing("reopen failed"):
                 await self.disk.flush()
@@ -207,10 +203,16 @@ async def _open(opening: Opening) -> Node:
         node = await open_node(name, fmt, access, image_opts=image_opts)
     except ToolError as error:
         raise ToolError(str(error).removeprefix(f"Could not open '{name}': ")) from error
-    if not opening.snapshot:
-        return node
+    return await _as_snapshot(node, opening) if opening.snapshot else node
+
+
+async def _as_snapshot(node: Node, opening: Opening) -> Node:
+    """The node under a temporary overlay."""
+    from qedasync.cli.nodes.copy_on_read import CopyOnRead
+    from qedasync.cli.nodes.overlay import under_overlay
+
     node = await under_overlay(node)
-    return replace(node, disk=CopyOnRead(node.disk)) if opening.copy_on_read else node
+    return node._replace(disk=CopyOnRead(node.disk)) if opening.copy_on_read else node
 
 
 def _said(opening: Opening) -> tuple[str, str | None, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qedasync.cli.common import BACKING, CACHES, FORCE_SHARE, FORMATS, IMAGE_OPTS, OBJECT
+from qedasync.cli.common import BACKING, CACHES, FORCE_SHARE, FORMATS, IMAGE_OPTS, OBJECT, is_path
 from qedasync.cli.options import Example, Option, Parsed, ToolError, Verb, WrongOption, parse
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def main(words: Sequence[str]) -> int:
     from qedasync.cli.io.shell import run
     from qedasync.cli.run import run_async
 
-    return run_async(run(opening, parsed.all("cmd"), parsed.last("backing")))
+    session = run(opening, parsed.all("cmd"), parsed.last("backing"))
+    return run_async(session, brief=opening is None or is_path(opening.name or ""))
 
 
 def _parse(words: Sequence[str]) -> Parsed:

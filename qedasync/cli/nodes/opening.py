@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import qedasync
@@ -48,8 +47,7 @@ class Access(NamedTuple):
     at_once: bool = False
 
 
-@dataclass(slots=True)
-class Node:
+class Node(NamedTuple):
     """An open stack.
 
     Attributes:

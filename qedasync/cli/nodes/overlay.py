@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import suppress
-from dataclasses import replace
 
 import qedasync
 from qedasync.cli.nodes.layer import Holder
@@ -33,7 +32,7 @@ async def under_overlay(node: Node) -> Node:
         number = getattr(error, "errno", None)
         why = os.strerror(number) if number else str(error)
         raise ToolError(f"Could not create a temporary overlay: {why}") from error
-    return replace(node, disk=image, format="qed", holder=Holder(image))
+    return node._replace(disk=image, format="qed", holder=Holder(image))
 
 
 async def _make_overlay(node: Node) -> qedasync.Image:
