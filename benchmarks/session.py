@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ class Plan:
         rounds: counted rounds of each case.
         divisor: how many times fewer requests than a case has.
         seconds: after which no further round of a case begins.
+        total: seconds that all cases may take together: what is left is shared by those to come.
         loop: of our side.
         directory: where the images are made, or None for the usual place of temporary files.
         pythons: more interpreters for ``pythons``.
@@ -50,6 +52,7 @@ class Plan:
     rounds: int = 5
     divisor: int = 1
     seconds: float = math.inf
+    total: float = math.inf
     loop: str = "uvloop"
     directory: Path | None = None
     pythons: Sequence[str] = ()
@@ -84,7 +87,8 @@ def run(plan: Plan, say: Callable[[str], None]) -> Report:
         }
         say("warming up")
         warm_up(directory, plan.warm_up)
-        for part in _Run(plan, directory, Shelf(directory)).parts():
+        deadline = time.monotonic() + plan.total
+        for part in _Run(plan, directory, Shelf(directory), deadline).parts():
             quiet.pulse()
             say(words.line(part))
             report.add(part)
@@ -99,12 +103,13 @@ class _Run:
     plan: Plan
     directory: Path
     shelf: Shelf
+    deadline: float
 
     def parts(self) -> Iterator[Row | Figure | Bound]:
         wanted = set(self.plan.wanted)
-        for case in CASES:
-            if case.name in wanted:
-                yield self._case(case, [ours(self.plan.loop)])
+        chosen = [case for case in CASES if case.name in wanted]
+        for number, case in enumerate(chosen):
+            yield self._case(case, [ours(self.plan.loop)], len(chosen) - number)
         yield from self._without_rival(wanted)
         yield from self._jobs(wanted)
         yield from self._nbd(wanted)
@@ -114,9 +119,11 @@ class _Run:
         if _PYTHONS in wanted:
             yield from self._pythons()
 
-    def _case(self, case: Case, sides: Sequence[Side]) -> Row:
+    def _case(self, case: Case, sides: Sequence[Side], left: int = 1) -> Row:
+        """One case; ``left`` of them have to share the time that is left."""
         plan = self.plan
-        return run_case(case.shortened(plan.divisor), sides, plan.rounds, self.shelf, plan.seconds)
+        seconds = min(plan.seconds, (self.deadline - time.monotonic()) / left)
+        return run_case(case.shortened(plan.divisor), sides, plan.rounds, self.shelf, seconds)
 
     def _sweep(self, sweep: Sweep) -> Iterator[Row | Figure]:
         rows = []
