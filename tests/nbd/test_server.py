@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import struct
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -185,6 +187,34 @@ async def test_reads_of_one_client_are_answered_out_of_order(tmp_path: Path) -> 
             assert struct.unpack(">IIQ", await reader.readexactly(16))[2] == 2
             assert await reader.readexactly(4) == b"dddd"
         assert struct.unpack(">IIQ", await reader.readexactly(16))[2] == 1
+
+
+async def test_replies_of_one_batch_leave_before_its_last_request_is_done(tmp_path: Path) -> None:
+    """So that the client works while the server does; and what is sent stays whole."""
+    answered: list[bool] = []
+
+    class Looking:
+        """A disk that looks, at the last read, whether the client has been sent anything."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(image, name)
+
+        def try_pread(self, length: int, offset: int) -> bytearray | None:
+            if offset == 15:
+                answered.append(bool(select.select([socket], [], [], 0)[0]))
+            return image.try_pread(length, offset)
+
+    async with disk() as image, nbd.serve({"disk": Looking()}, path=tmp_path / "s") as server:
+        await image.pwrite(bytes(range(16)), 0)
+        assert await image.pread(16, 0) == bytes(range(16))  # so that all is at hand
+        async with raw_client(server, go(b"disk")) as (reader, writer):
+            await entered(reader)
+            socket = writer.get_extra_info("socket").fileno()
+            writer.write(b"".join(request(0, n, 1, cookie=n) for n in range(16)))
+            for n in range(16):
+                told = struct.unpack(">IIQB", await reader.readexactly(17))
+                assert told == (0x67446698, 0, n, n)
+    assert answered == [True]
 
 
 async def test_slow_client_is_not_read_from_and_stalls_nobody(tmp_path: Path) -> None:
