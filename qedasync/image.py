@@ -238,6 +238,22 @@ class Image(ClosesOnExit):
         """
         return self._try_write(data, offset, len(data))
 
+    def pwrite_soon(
+        self,
+        data: bytes | bytearray | memoryview,
+        offset: int,
+        done: Callable[[QEDError | None], None],
+    ) -> bool:
+        """Take a write into one cluster that holds no data yet, without a coroutine that waits for
+        it; False if :meth:`pwrite` has to be awaited, which then does it. As :meth:`try_pwrite`.
+
+        Args:
+            data: must not change before ``done`` is called.
+            done: is called when the write has ended: with None if all is as after :meth:`pwrite`,
+                or with what that would have raised. It raises nothing.
+        """
+        return self._engine.write_soon(data, offset, len(data), done)
+
     async def pwritev(self, buffers: Iterable[Buffer], offset: int) -> int:
         """Write ``buffers``, one after the other, at ``offset``; answers how many bytes.
 

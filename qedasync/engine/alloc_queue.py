@@ -28,33 +28,50 @@ _GROUP_BYTES = 2 << 20  # half of what 64 tasks write: theirs come while the oth
 _GROUP_WITH_FILLS = 32 << 20  # bytes; such a group waits for the disk, so the larger the better
 
 
-class AllocatingWrite(Settled):
+class AllocatingWrite:
     """A run of a guest write that needs clusters; it stays within one slice.
 
     Attributes:
         pos, length: the guest bytes.
         buffers: the data, laid end to end; None marks whole clusters as ZERO.
+        ended: is called with the request when that is in the image, or has failed. Raises nothing.
         only_free: leave clusters alone that are not unallocated when the turn comes. The run begins
             at a cluster, and ends at one or at the image's end.
+        done: whether ``ended`` has been called.
         error: why it failed, once done.
     """
 
-    __slots__ = ("buffers", "error", "length", "only_free", "pos")
+    __slots__ = ("buffers", "done", "ended", "error", "length", "only_free", "pos")
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
         pos: int,
         length: int,
         buffers: WriteBuffers | None,
+        ended: Callable[[AllocatingWrite], None],
         only_free: bool = False,
     ) -> None:
-        super().__init__(loop)
         self.pos = pos
         self.length = length
         self.buffers = buffers
+        self.ended = ended
         self.only_free = only_free
-        self.error: BaseException | None = None
+        self.done = False
+        self.error: QEDError | None = None
+
+    def finish(self) -> None:
+        """Say that it has ended."""
+        self.done = True
+        self.ended(self)
+
+
+class _Awaited(Settled):
+    """The end of a request that a coroutine waits for."""
+
+    __slots__ = ()
+
+    def ended(self, request: AllocatingWrite) -> None:
+        self.finish()
 
 
 Commit = Callable[[Sequence[AllocatingWrite]], Awaitable[None]]
@@ -93,20 +110,25 @@ class AllocQueue:
 
         Cancellation: may stop before start; else runs to the end, then raises.
         """
-        request = AllocatingWrite(self._loop, pos, length, buffers, only_free)
-        self._waiting.append(request)
-        if self._committer is None:
-            self._committer = self._tasks.start(self._run(), "allocating writes")
+        end = _Awaited(self._loop)
+        request = AllocatingWrite(pos, length, buffers, end.ended, only_free)
+        self.add(request)
         try:
-            await request.waiter
+            await end.waiter
         except asyncio.CancelledError:
             if request in self._waiting:
                 self._waiting.remove(request)
             else:
-                await request.outlast()
+                await end.outlast()
             raise
         if request.error is not None:
             raise request.error
+
+    def add(self, request: AllocatingWrite) -> None:
+        """Queue a request that cannot be taken back."""
+        self._waiting.append(request)
+        if self._committer is None:
+            self._committer = self._tasks.start(self._run(), "allocating writes")
 
     async def _run(self) -> None:
         group: list[AllocatingWrite] = []

@@ -17,6 +17,7 @@ from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from qedasync.engine.alloc_queue import AllocatingWrite, AllocQueue
@@ -433,6 +434,42 @@ class Engine:
             self.gate.leave()
         self.stats.writes += 1
         self.stats.write_bytes += length
+
+    def write_soon(
+        self,
+        data: bytes | bytearray | memoryview,
+        pos: int,
+        length: int,
+        done: Callable[[QEDError | None], None],
+    ) -> bool:
+        """Queue a write into one cluster that holds no data; False if :meth:`write` has to do it.
+
+        Args:
+            done: is called when it has ended, with what it failed of, as :meth:`write` raises it.
+                Raises nothing. The write cannot be taken back.
+        """
+        if (
+            not 0 <= pos <= self.image_size - length
+            or not (length and self.may_write_inline and self.tables.is_free(pos, length))
+            or self.gate.shut
+            or self.closed
+            or self.options.write_through
+        ):
+            return False
+        self.gate.inside += 1
+        ended = partial(self._queued_ended, done)
+        self.queue.add(AllocatingWrite(pos, length, (data,), ended))
+        return True
+
+    def _queued_ended(
+        self, done: Callable[[QEDError | None], None], request: AllocatingWrite
+    ) -> None:
+        self._wrote(request.pos, request.length)
+        self.gate.leave()
+        if request.error is None:
+            self.stats.writes += 1
+            self.stats.write_bytes += request.length
+        done(request.error)
 
     async def _sync_inside(self) -> None:
         """Flush after what was written inline just now: then the gate is open."""

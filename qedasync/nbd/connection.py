@@ -15,6 +15,7 @@ import asyncio
 import ssl
 from bisect import bisect_left
 from collections.abc import Callable, Coroutine
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -299,19 +300,33 @@ class Connection(asyncio.BufferedProtocol):
             self.end()
             return
         request.keep(self._server.pool)
-        weight = request.length if request.command in _MOVES_DATA else 0
+        weight = _weight(request)
         self._in_flight += 1
         self._bytes += weight
-        run_eagerly(self._serve(request, weight), self._start_request)
+        self._server.request_began(weight)
+        if not self._write_soon(request):
+            run_eagerly(self._serve(request), self._start_request)
+
+    def _write_soon(self, request: Request) -> bool:
+        """A plain write into a new cluster: no task waits for that."""
+        if request.command != _WRITE or request.flags or self._export.pwrite_soon is None:
+            return False
+        done = partial(self._written, request, perf_counter())
+        return self._export.pwrite_soon(request.payload, request.offset, done)
+
+    def _written(self, request: Request, begin: float, error: QEDError | None) -> None:
+        if error is None:
+            self._reply([self._replies.done(request.cookie, request.offset)])
+        else:
+            self._reply(failure(request, self._replies, error))
+        self._count(request, perf_counter() - begin)
+        self._ended(request)
 
     def _start_request(self, work: Coroutine[Any, Any, None]) -> None:
         self._server.start_task(work, "request")
 
-    async def _serve(self, request: Request, weight: int) -> None:
-        export, counters = self._export, self._counters
-        begin = perf_counter()
-        counters.in_flight += 1
-        counters.bytes_in_flight += weight
+    async def _serve(self, request: Request) -> None:
+        export, begin = self._export, perf_counter()
         try:
             if _is_long_read(request):
                 await self._stream(request, export)
@@ -319,12 +334,15 @@ class Connection(asyncio.BufferedProtocol):
                 self._reply(await export.answer(request, self._replies, self._contexts))
             self._count(request, perf_counter() - begin)
         finally:
-            request.release(self._server.pool)
-            counters.in_flight -= 1
-            counters.bytes_in_flight -= weight
-            self._in_flight -= 1
-            self._bytes -= weight
-            self._balance()
+            self._ended(request)
+
+    def _ended(self, request: Request) -> None:
+        weight = _weight(request)
+        request.release(self._server.pool)
+        self._in_flight -= 1
+        self._bytes -= weight
+        self._server.request_ended(weight)
+        self._balance()
 
     async def _stream(self, request: Request, export: Export) -> None:
         """Answer a long read piece by piece, so that the client has one while we read the next."""
@@ -405,6 +423,11 @@ class Connection(asyncio.BufferedProtocol):
         """The client's fault: this connection ends, and no other."""
         self._server.note_fault(self, reason)
         self.abort()
+
+
+def _weight(request: Request) -> int:
+    """What it counts of a client's bytes in flight."""
+    return request.length if request.command in _MOVES_DATA else 0
 
 
 def _is_long_read(request: Request) -> bool:

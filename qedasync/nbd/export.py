@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from qedasync import Disk, Extent, ExtentKind, QEDError
 from qedasync.nbd.buffers import BufferPool
@@ -35,6 +36,9 @@ _UNIT = 32 << 10  # bytes of a long read that count as a request
 _MAX_RUNS = 1024  # told by one block status
 _STATUS_STEP = 256 << 20  # bytes looked at before counting runs again
 _HOLE_MAX = 0xFFFF_F000  # bytes of one run, where 32 bits tell its length
+
+PwriteSoon: TypeAlias = Callable[[memoryview, int, Callable[[QEDError | None], None]], bool]
+"""``Image.pwrite_soon``."""
 
 # Plain numbers: an inverted flag of an enum knows nothing of bits that the enum does not name.
 _FLAGS: dict[int, int] = {
@@ -88,6 +92,8 @@ class Export:
         self.try_pread = getattr(disk, "try_pread", None)
         self.try_pwrite: Callable[[memoryview, int], bool] | None
         self.try_pwrite = None if self.readonly else getattr(disk, "try_pwrite", None)
+        self.pwrite_soon: PwriteSoon | None
+        self.pwrite_soon = None if self.readonly else getattr(disk, "pwrite_soon", None)
         self._try_readinto: Callable[[memoryview, int], bool] | None
         self._try_readinto = getattr(disk, "try_readinto", None)
         self._renew_soon: Callable[[], None] | None = getattr(disk, "renew_soon", None)

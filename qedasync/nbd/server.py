@@ -86,6 +86,8 @@ class Server:
         self._path: str | None = None
         self._closed = asyncio.Event()
         self._deserted = asyncio.Event()
+        self._quiet = asyncio.Event()  # set while no request is in flight
+        self._quiet.set()
         self._closing: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ facts
@@ -180,6 +182,19 @@ class Server:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def request_began(self, weight: int) -> None:
+        """A request of so many bytes has begun that could not be done at once."""
+        self.counters.in_flight += 1
+        self.counters.bytes_in_flight += weight
+        self._quiet.clear()
+
+    def request_ended(self, weight: int) -> None:
+        """And has ended."""
+        self.counters.in_flight -= 1
+        self.counters.bytes_in_flight -= weight
+        if not self.counters.in_flight:
+            self._quiet.set()
+
     # -------------------------------------------------------------- life cycle
 
     async def listen(
@@ -245,14 +260,12 @@ class Server:
                 connection.abort()
             for connection in list(self._connections):
                 connection.end()
-            if self._tasks:
-                await asyncio.wait(self._tasks, timeout=self.limits.drain_seconds)
+            await self._drain(self.limits.drain_seconds)
             await asyncio.sleep(0)
             for connection in list(self._connections):
                 connection.abort()
             await asyncio.sleep(0)
-            if self._tasks:  # that waited for a client to read
-                await asyncio.wait(self._tasks, timeout=_GIVE_UP_SECONDS)
+            await self._drain(_GIVE_UP_SECONDS)  # what waited for a client to read
             for export in self.exports.values():
                 if not export.readonly and not export.disk.closed:
                     await export.disk.flush()
@@ -262,6 +275,14 @@ class Server:
                 with suppress(FileNotFoundError, ValueError):
                     os.unlink(self._path)
             self._closed.set()
+
+    async def _drain(self, seconds: float) -> None:
+        """Wait until all requests have ended, and the other tasks, but no longer than that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if self._tasks:
+                    await asyncio.wait(self._tasks)
+                await self._quiet.wait()
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from array import array
 from collections.abc import Iterable, Sequence
 
@@ -75,14 +74,14 @@ class Case:
 
     def place(self, *requests: tuple[int, bytes | Sequence[bytes] | int]) -> Plan:
         """Requests as (position, data) or (position, length of zeroes)."""
-        loop = asyncio.get_running_loop()
-        group = []
+        group: list[AllocatingWrite] = []
+        finished: list[AllocatingWrite] = []
         for pos, what in requests:
             if isinstance(what, int):
-                group.append(AllocatingWrite(loop, pos, what, None))
+                group.append(AllocatingWrite(pos, what, None, finished.append))
             else:
                 buffers = [what] if isinstance(what, bytes) else list(what)
-                group.append(AllocatingWrite(loop, pos, sum(map(len, buffers)), buffers))
+                group.append(AllocatingWrite(pos, sum(map(len, buffers)), buffers, finished.append))
         self.plan.place(group)
         return self.plan
 

@@ -18,7 +18,9 @@ import pytest
 
 import qedasync
 from qedasync import nbd
+from qedasync.events import Event
 from qedasync.nbd.wire import TransmissionFlag
+from qedasync.storage.faults import Fault, FaultStorage
 from tests.nbd.talk import GREETING, flags, go, meta, option, request
 
 SIZE = 8 << 20
@@ -408,6 +410,52 @@ async def test_close_answers_what_is_in_flight_and_flushes(tmp_path: Path) -> No
             assert await reader.read() == b""
         assert await image.pread(4, 0) == b"data"
         assert not (tmp_path / "s").exists()
+
+
+async def test_close_waits_for_writes_into_new_clusters_that_no_task_waits_for(
+    tmp_path: Path,
+) -> None:
+    async with disk() as image:
+        server = await nbd.serve({"disk": image}, path=tmp_path / "s")
+        await image.pwrite(b"data", 0)
+        assert await image.pread(4, 0) == b"data"  # so that the table is at hand
+        async with raw_client(server, go(b"disk")) as (reader, writer):
+            await entered(reader)
+            async with image._engine.queue.turn:
+                for n in (1, 2):
+                    writer.write(request(1, n << 12, 4, cookie=n, payload=b"more"))
+                await until(lambda: server.counters.in_flight == 2)
+                assert not server._tasks
+                closing = asyncio.create_task(server.close())
+                await asyncio.sleep(0.01)
+                assert not closing.done()
+            await closing
+            for n in (1, 2):
+                assert struct.unpack(">IIQ", await reader.readexactly(16)) == (0x67446698, 0, n)
+            assert await reader.read() == b""
+        assert await image.pread(4, 2 << 12) == b"more"
+        assert server.counters.requests == {"write": 2}
+
+
+async def test_write_into_a_new_cluster_that_fails_is_answered_with_its_error(
+    tmp_path: Path,
+) -> None:
+    storage = FaultStorage(qedasync.MemoryStorage())
+    await qedasync.create("disk.qed", SIZE, cluster_size=4096, storage=storage)
+    async with (
+        qedasync.open("disk.qed", "r+", storage=storage) as image,
+        nbd.serve({"disk": image}, path=tmp_path / "s") as server,
+        raw_client(server, go(b"disk")) as (reader, writer),
+    ):
+        await image.pwrite(b"data", 0)
+        assert await image.pread(4, 0) == b"data"
+        await entered(reader)
+        storage.add(Fault("error", event=Event.WRITE_AIO, errno=errno.ENOSPC))
+        for n in (1, 2):
+            writer.write(request(1, n << 12, 4, cookie=n, payload=b"more"))
+            told = struct.unpack(">IIQ", await reader.readexactly(16))
+            assert told == (0x67446698, errno.ENOSPC if n == 1 else 0, n)
+        assert server.counters.in_flight == server.counters.bytes_in_flight == 0
 
 
 async def test_client_vanishes_amid_writes_and_the_disk_is_sound(tmp_path: Path) -> None:
