@@ -19,12 +19,13 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import qemu
+from benchmarks.nbd_servers import DEFAULT, MODES, RunError, processor_seconds, served
 from benchmarks.results import Bound, Measured, Row
 from benchmarks.sides import Role
 from benchmarks.workload import Workload
@@ -33,21 +34,12 @@ __all__ = ["NBD_CASES", "NbdCase", "NbdResult", "idle_memory", "run_nbd_case"]
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
-MODES: dict[str, tuple[str, ...]] = {
-    "threads": (),
-    "io_uring": ("--aio=io_uring",),
-    "native": ("--aio=native", "--cache=none"),
-}
-"""qemu-nbd's options in each of its modes; the first one is what it does unless told."""
-
-_DEFAULT = "threads"
 _WHY = "The same image and client, a Unix socket; the rival as it runs unless told otherwise."
 _SPREAD = 17 * 4 * KIB  # odd in blocks: visits all of a power of two before it repeats
 _COPY_BYTES = 2 * GIB
 _CONNECTIONS = 200
 _IDLE_BYTES = 256 * KIB
 _TIME = re.compile(r"Run completed in ([0-9.]+) seconds")
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 Client = Callable[[str, Path, Path], float]
 """Takes the server's URI, its socket and the folder; answers the seconds."""
@@ -110,7 +102,7 @@ class NbdResult:
         for mode in MODES:
             if mode in self.rates:
                 options = "".join(f"{word} " for word in MODES[mode])
-                role: Role = "rival" if mode == _DEFAULT else "other"
+                role: Role = "rival" if mode == DEFAULT else "other"
                 sides.append(self._measured(mode, role, "qemu-nbd", options))
         case = self.case
         return Row(case.name, "NBD servers", case.what, _WHY, sides, bar=case.bar or None)
@@ -189,10 +181,6 @@ def _pump(work: Workload) -> Client:
         return float(json.loads(done.stdout)["seconds"])
 
     return run
-
-
-class RunError(Exception):
-    """The client or the server did not get through a run."""
 
 
 def _reads(count: int, block: int = 4 * KIB, step: int = _SPREAD) -> Workload:
@@ -354,53 +342,17 @@ def _without_failed(result: NbdResult, servers: list[str]) -> NbdResult:
     """qemu-nbd fails in some modes: with io_uring, two allocating writes at once abort it."""
     if "ours" not in servers:
         raise SystemExit(f"{result.case.name}: our server did not get through it")
-    if _DEFAULT not in servers:
+    if DEFAULT not in servers:
         raise RunError(f"only these servers got through it: {', '.join(servers)}")
     result.rates = {server: result.rates[server] for server in servers}
     return result
 
 
 def _one_run(case: NbdCase, server: str, image: Path, folder: Path) -> tuple[float, float]:
-    with _served(server, image, folder) as (process, sock):
-        before = _processor(process.pid)
+    with served(server, image, folder) as (process, sock):
+        before = processor_seconds(process.pid)
         seconds = case.client(f"nbd+unix:///?socket={sock}", sock, folder)
-        return seconds, _processor(process.pid) - before
-
-
-@contextmanager
-def _served(
-    server: str, image: Path, folder: Path
-) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A server for one run."""
-    sock = folder / "nbd.sock"
-    sock.unlink(missing_ok=True)
-    if server == "ours":
-        command = [sys.executable, "-m", "qedasync", "serve", "-f", "qed", "-t", "-k", str(sock)]
-    else:
-        command = ["qemu-nbd", "-f", "qed", "-t", "-e", "0", "-k", str(sock), *MODES[server]]
-    quiet = subprocess.DEVNULL  # qemu-nbd says that probes and clients have left
-    process = subprocess.Popen([*command, str(image)], stdout=quiet, stderr=quiet)
-    try:
-        _wait_for(sock, process)
-        yield process, sock
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait_for(sock: Path, process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None:
-        with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(os.fspath(sock))
-            return
-        time.sleep(0.01)
-    raise RunError
-
-
-def _processor(pid: int) -> float:
-    """Seconds of processor that a process has taken, its threads' included."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / _TICKS
+        return seconds, processor_seconds(process.pid) - before
 
 
 def _make_random(path: Path) -> None:
@@ -466,7 +418,7 @@ def idle_memory(directory: Path) -> Bound:
     """What a connection that has read something and is quiet now takes of the server's memory."""
     image = directory / "idle.qed"
     qemu.create(str(image), MIB)
-    with _served("ours", image, directory) as (process, sock), ExitStack() as stack:
+    with served("ours", image, directory) as (process, sock), ExitStack() as stack:
         taken = [_resident(process.pid)]
         for _ in range(2):  # what the first ones make the allocator keep is not theirs
             for _ in range(_CONNECTIONS):

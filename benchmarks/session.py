@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks import interpreters, jobs, limits, nbd, noise, words
+from benchmarks import interpreters, jobs, limits, nbd, nbd_servers, noise, words
 from benchmarks.cases import CASES, Case
 from benchmarks.harness import run_case
 from benchmarks.images import Shelf, warm_up
@@ -157,7 +157,7 @@ class _Run:
     def _nbd_case(self, case: nbd.NbdCase) -> Iterator[Row]:
         try:
             yield nbd.run_nbd_case(case, self.plan.rounds, self.directory)
-        except nbd.RunError as error:
+        except nbd_servers.RunError as error:
             print(f"{case.name}: left out: {error}", file=sys.stderr)
 
     def _pythons(self) -> Iterator[Row]:
