@@ -2,7 +2,8 @@
 
 A round starts each server, lets a client run against it, and ends it. qemu-nbd runs as it does
 unless told otherwise (threads), which is who the bar is against, and in its other modes, the best
-of which is told beside. A client has its own limit: where two servers reach it, they look alike. So
+of which is told beside. nbdkit serves a raw file of the same content: the limit, as it has nothing
+to decode. A client has its own limit: where two servers reach it, they look alike. So
 there is a client too that does as good as nothing per request (:func:`pump`), and every row has the
 servers' processor time per request, which no client and no other load on the machine changes.
 
@@ -14,18 +15,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import qemu
-from benchmarks.nbd_servers import DEFAULT, MODES, RunError, processor_seconds, served
+from benchmarks.nbd_servers import DEFAULT, MODES, NBDKIT, RunError, processor_seconds, served
 from benchmarks.results import Bound, Measured, Row
 from benchmarks.sides import Role
 from benchmarks.workload import Workload
@@ -60,6 +62,7 @@ class NbdCase:
         filled: bytes from its beginning that hold data before the run.
         rehearsed: the stream that has been run on the image before, by qemu-img.
         fresh: whether every run needs a new image.
+        beside_raw: whether nbdkit runs it too, on a raw file of the same content.
     """
 
     name: str
@@ -71,15 +74,20 @@ class NbdCase:
     filled: int = 0
     rehearsed: Workload | None = None
     fresh: bool = False
+    beside_raw: bool = False
 
-    def prepare(self, image: Path) -> None:
+    def prepare(self, image: Path, format: str = "qed") -> None:
         """Make the image, by QEMU's tools, and written back."""
         image.unlink(missing_ok=True)
-        qemu.create(str(image), self.size)
+        if format == "raw":
+            image.touch()
+            os.truncate(image, self.size)
+        else:
+            qemu.create(str(image), self.size)
         if self.filled:
-            qemu.fill(str(image), [(0, self.filled)])
+            qemu.fill(str(image), [(0, self.filled)], format=format)
         if self.rehearsed is not None:
-            qemu.bench(str(image), self.rehearsed, "threads")
+            qemu.bench(str(image), self.rehearsed, "threads", format)
         subprocess.run(["sync", "-f", str(image)], check=True)
 
 
@@ -98,19 +106,26 @@ class NbdResult:
 
     def row(self) -> Row:
         """For the report; other modes than the one that qemu-nbd has unless told stand beside."""
-        sides = [self._measured("ours", "ours", "qedasync serve", "")]
-        for mode in MODES:
-            if mode in self.rates:
-                options = "".join(f"{word} " for word in MODES[mode])
-                role: Role = "rival" if mode == DEFAULT else "other"
-                sides.append(self._measured(mode, role, "qemu-nbd", options))
         case = self.case
+        sides = [self._measured(server) for server in ("ours", *MODES) if server in self.rates]
+        if NBDKIT in self.rates:
+            sides.append(self._measured(NBDKIT))
         return Row(case.name, "NBD servers", case.what, _WHY, sides, bar=case.bar or None)
 
-    def _measured(self, server: str, role: Role, program: str, options: str) -> Measured:
-        command = f"{program} -f qed -t {options}-k SOCKET IMAGE"
-        name = " ".join([program, *options.split()])
+    def _measured(self, server: str) -> Measured:
+        name, role, command = _told(server)
         return Measured(name, role, command, self.rates[server], self.processor[server])
+
+
+def _told(server: str) -> tuple[str, Role, str]:
+    """Its name, what it is beside us, and its command, for the report."""
+    if server == "ours":
+        return "qedasync serve", "ours", "qedasync serve -f qed -t -k SOCKET IMAGE"
+    if server == NBDKIT:
+        return "nbdkit, raw", "limit", "nbdkit --unix SOCKET file RAW"
+    options = "".join(f" {word}" for word in MODES[server])
+    role: Role = "rival" if server == DEFAULT else "other"
+    return f"qemu-nbd{options}", role, f"qemu-nbd -f qed -t{options} -k SOCKET IMAGE"
 
 
 # ----------------------------------------------------------------------- clients
@@ -202,6 +217,7 @@ NBD_CASES = (
         _bench(_reads(100_000)),
         256 * MIB,
         filled=256 * MIB,
+        beside_raw=True,
     ),
     NbdCase(
         "nbd-write-4k",
@@ -211,6 +227,7 @@ NBD_CASES = (
         _bench(_writes(60_000)),
         256 * MIB,
         rehearsed=_writes(100_000),
+        beside_raw=True,
     ),
     NbdCase(
         "nbd-read-1m",
@@ -220,6 +237,7 @@ NBD_CASES = (
         _bench(_reads(4_000, MIB, MIB)),
         256 * MIB,
         filled=256 * MIB,
+        beside_raw=True,
     ),
     NbdCase(
         "nbd-alloc-4k",
@@ -247,6 +265,7 @@ NBD_CASES = (
         _copy("{uri}", "out.raw"),
         _COPY_BYTES,
         filled=_COPY_BYTES,
+        beside_raw=True,
     ),
     NbdCase(
         "nbd-copy-null",
@@ -256,6 +275,7 @@ NBD_CASES = (
         _copy("{uri}", "null:"),
         _COPY_BYTES,
         filled=_COPY_BYTES,
+        beside_raw=True,
     ),
     NbdCase(
         "nbd-copy-in",
@@ -265,6 +285,7 @@ NBD_CASES = (
         _copy("random.raw", "{uri}"),
         _COPY_BYTES,
         fresh=True,
+        beside_raw=True,
     ),
     NbdCase(
         "nbd-fio-read-4k",
@@ -308,34 +329,45 @@ NBD_CASES = (
 # -------------------------------------------------------------------------- runs
 
 
-def run_nbd_case(
-    case: NbdCase, rounds: int, folder: Path, modes: tuple[str, ...] = tuple(MODES)
-) -> Row:
+def run_nbd_case(case: NbdCase, rounds: int, folder: Path) -> Row:
     """All rounds of one case, after one that does not count.
 
     Raises:
         RunError: qemu-nbd did not get through it as it is by default, so there is no rival.
     """
     result = NbdResult(case)
-    standing = folder / f"{case.name}.qed"
     if case.name == "nbd-copy-in":
         _make_random(folder / "random.raw")
+    servers = ["ours", *MODES]
+    if case.beside_raw and shutil.which("nbdkit"):
+        servers.append(NBDKIT)
+    images = {server: _image(case, server, folder) for server in servers}
     if not case.fresh:
-        case.prepare(standing)
-    servers = ["ours", *modes]
+        _prepare(case, images.values())
     for round_number in range(rounds + 1):
         for server in list(servers):
             if case.fresh:
-                case.prepare(standing)
+                _prepare(case, [images[server]])
             try:
-                seconds, processor = _one_run(case, server, standing, folder)
+                seconds, processor = _one_run(case, server, images[server], folder)
             except RunError:
                 servers.remove(server)
                 continue
             if round_number:
                 result.add(server, seconds, processor)
-    standing.unlink(missing_ok=True)
+    for image in images.values():
+        image.unlink(missing_ok=True)
     return _without_failed(result, servers).row()
+
+
+def _image(case: NbdCase, server: str, folder: Path) -> Path:
+    """What a server serves; those that take QED share one image."""
+    return folder / f"{case.name}.{'raw' if server == NBDKIT else 'qed'}"
+
+
+def _prepare(case: NbdCase, images: Iterable[Path]) -> None:
+    for image in set(images):
+        case.prepare(image, image.suffix.removeprefix("."))
 
 
 def _without_failed(result: NbdResult, servers: list[str]) -> NbdResult:

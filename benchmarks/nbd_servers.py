@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["DEFAULT", "MODES", "RunError", "processor_seconds", "served"]
+__all__ = ["DEFAULT", "MODES", "NBDKIT", "RunError", "processor_seconds", "served"]
 
 MODES: dict[str, tuple[str, ...]] = {
     "threads": (),
@@ -21,6 +21,9 @@ MODES: dict[str, tuple[str, ...]] = {
 """qemu-nbd's options in each of its modes; the first one is what it does unless told."""
 
 DEFAULT = "threads"
+NBDKIT = "nbdkit"
+"""Serves a raw file: it has no QED to decode."""
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -32,21 +35,27 @@ class RunError(Exception):
 def served(
     server: str, image: Path, folder: Path
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A server for one run."""
+    """A server for one run; ``image`` is a raw file for nbdkit, for the others a QED image."""
     sock = folder / "nbd.sock"
     sock.unlink(missing_ok=True)
-    if server == "ours":
-        command = [sys.executable, "-m", "qedasync", "serve", "-f", "qed", "-t", "-k", str(sock)]
-    else:
-        command = ["qemu-nbd", "-f", "qed", "-t", "-e", "0", "-k", str(sock), *MODES[server]]
+    command = [*_command(server, str(sock)), str(image)]
     quiet = subprocess.DEVNULL  # qemu-nbd says that probes and clients have left
-    process = subprocess.Popen([*command, str(image)], stdout=quiet, stderr=quiet)
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
     try:
         _wait_for(sock, process)
         yield process, sock
     finally:
         process.terminate()
         process.wait()
+
+
+def _command(server: str, sock: str) -> list[str]:
+    """What starts it, but for the image's name."""
+    if server == "ours":
+        return [sys.executable, "-m", "qedasync", "serve", "-f", "qed", "-t", "-k", sock]
+    if server == NBDKIT:
+        return ["nbdkit", "--foreground", "--unix", sock, "file"]
+    return ["qemu-nbd", "-f", "qed", "-t", "-e", "0", "-k", sock, *MODES[server]]
 
 
 def _wait_for(sock: Path, process: subprocess.Popen[bytes]) -> None:

@@ -26,17 +26,17 @@ FILL_BYTES = 64 << 10
 _TIME = re.compile(r"Run completed in ([0-9.]+) seconds")
 
 
-def bench(image: str, work: Workload, aio: str) -> float | None:
+def bench(image: str, work: Workload, aio: str, format: str = "qed") -> float | None:
     """Seconds for the stream, as ``qemu-img bench`` reports them; None if it fails in this mode."""
     try:
-        return bench_seconds(process.run(bench_command(image, work, aio)).stdout)
+        return bench_seconds(process.run(bench_command(image, work, aio, format)).stdout)
     except process.Failed:
         return None
 
 
-def bench_command(image: str, work: Workload, aio: str) -> list[str]:
+def bench_command(image: str, work: Workload, aio: str, format: str = "qed") -> list[str]:
     """The stream as ``qemu-img bench`` has it."""
-    command = ["qemu-img", "bench", "-f", "qed", "-t", work.cache, "-i", aio]
+    command = ["qemu-img", "bench", "-f", format, "-t", work.cache, "-i", aio]
     command += ["-c", str(work.count), "-d", str(work.depth), "-s", str(work.block)]
     command += ["-S", str(work.step), "-o", str(work.start)]
     if work.flush_every:
@@ -84,7 +84,9 @@ def create(
     subprocess.run([*command, image, str(size)], check=True, capture_output=True)
 
 
-def fill(image: str, ranges: Iterable[tuple[int, int]], pattern: int = 0x5A) -> None:
+def fill(
+    image: str, ranges: Iterable[tuple[int, int]], pattern: int = 0x5A, format: str = "qed"
+) -> None:
     """Write a byte over guest ranges (offset, length), so that they are allocated.
 
     64 KiB at a time, as guests do. One huge write would leave huge folios in the page cache, in
@@ -95,4 +97,4 @@ def fill(image: str, ranges: Iterable[tuple[int, int]], pattern: int = 0x5A) -> 
         for offset, length in ranges
         for done in range(0, length, FILL_BYTES)
     )
-    process.run(["qemu-io", "-f", "qed", "-t", "unsafe", image], script)
+    process.run(["qemu-io", "-f", format, "-t", "unsafe", image], script)
