@@ -180,12 +180,27 @@ class Image(ClosesOnExit):
         """
         return self._engine.try_read_data(memoryview(buffer), offset)
 
+    def try_locate(self, length: int, offset: int) -> tuple[int, int] | None:
+        """A descriptor, and the offset in it at which the bytes are: for ``os.sendfile``, and only
+        until the loop's next turn. None unless they are one run of the image file, and in the page
+        cache; as :meth:`try_pread`.
+
+        Raises:
+            CorruptTable: the entry on the way cannot be used.
+        """
+        return self._engine.try_locate(length, offset)
+
     def renew_soon(self) -> None:
         """Say that who calls ``try_pread`` and the like is called by the loop itself.
 
         Such a caller cannot pause. From the loop's next turn on as much as ever is done at once.
         """
         self._engine.budget.renew_soon()
+
+    @property
+    def used_up(self) -> bool:
+        """Whether ``try_pread`` and the like do nothing more before the loop's next turn."""
+        return self._engine.budget.used_up
 
     async def readinto(self, buffer: bytearray | memoryview, offset: int) -> int:
         """Fill ``buffer`` from ``offset`` on; answers its length in bytes.

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from random import Random
+
+import pytest
 
 import qedasync
 from qedasync.engine.budget import INLINE_REQUESTS
@@ -16,9 +20,9 @@ TEXT = Random(3).randbytes(40 * CLUSTER)
 
 
 @asynccontextmanager
-async def image() -> AsyncIterator[qedasync.Image]:
+async def image(storage: qedasync.Storage | None = None) -> AsyncIterator[qedasync.Image]:
     """The first 40 clusters hold ``TEXT``; the second ten of them come last in the file."""
-    storage = qedasync.MemoryStorage()
+    storage = storage or qedasync.MemoryStorage()
     await qedasync.create("disk", SIZE, cluster_size=CLUSTER, storage=storage)
     async with qedasync.open("disk", "r+", storage=storage) as disk:
         for start, end in ((0, 10), (20, 40), (10, 20)):
@@ -54,3 +58,22 @@ async def test_try_readinto_refuses_when_the_loop_ought_to_have_a_turn() -> None
         assert not disk.try_readinto(buffer, 0)
         await asyncio.sleep(0)
         assert disk.try_readinto(buffer, 0)
+
+
+async def test_try_locate_tells_where_one_run_is_in_the_file(tmp_path: Path) -> None:
+    storage = await qedasync.open_storage(tmp_path / "disk", writable=True, create=True)
+    async with image(storage) as disk:
+        for pos, length in ((0, 10 * CLUSTER), (10 * CLUSTER + 5, 7), (20 * CLUSTER, CLUSTER)):
+            place = disk.try_locate(length, pos)
+            if place is None:
+                pytest.skip("this host does not say what its page cache holds")
+            assert os.pread(place[0], length, place[1]) == TEXT[pos : pos + length]
+        for length, pos in ((11 * CLUSTER, 0), (1, 40 * CLUSTER), (1, SIZE), (1, -1), (0, 0)):
+            assert disk.try_locate(length, pos) is None, pos
+    assert disk.try_locate(1, 0) is None, "closed"
+
+
+async def test_try_locate_of_a_storage_that_is_no_file_is_none() -> None:
+    async with image() as disk:
+        assert disk.try_readinto(bytearray(CLUSTER), 0)
+        assert disk.try_locate(CLUSTER, 0) is None

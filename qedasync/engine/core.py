@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, S
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from qedasync.engine.alloc_queue import AllocatingWrite, AllocQueue
 from qedasync.engine.allocator import Allocator
@@ -285,6 +285,26 @@ class Engine:
             done += found.length
         budget.charge(length)
         return True
+
+    def try_locate(self, length: int, pos: int) -> tuple[int, int] | None:
+        """A descriptor and an offset in it where the bytes are, if they are one run of the file and
+        in the page cache; good until the loop's next turn. Counts as a read. Any argument is safe.
+
+        Raises:
+            CorruptTable: the entry cannot be used.
+        """
+        budget, storage = self.budget, self.storage
+        if not isinstance(storage, Resident) or budget.reads >= budget.limit:
+            return None
+        if length <= 0 or not 0 <= pos <= self.image_size - length:
+            return None
+        found = self.tables.lookup(pos, length)
+        if type(found) is not Lookup or found.kind is not ClusterKind.FOUND:
+            return None
+        if found.length < length or not storage.resident(found.offset, length):
+            return None
+        budget.charge(length)
+        return storage.fileno(), found.offset
 
     async def read(self, length: int, pos: int) -> bytearray:
         """``length`` bytes inside the image, from ``pos`` on: what :meth:`try_read` did not give.
@@ -844,6 +864,19 @@ class Engine:
         """Refuse a call from another event loop than the image's own."""
         if asyncio.get_running_loop() is not self.loop:
             raise StateError("The image belongs to another event loop: open one on each")
+
+
+@runtime_checkable
+class Resident(Protocol):
+    """What a storage may have beside the protocol: a file whose pages can be sent as they are."""
+
+    def resident(self, offset: int, length: int) -> bool:
+        """Whether the page cache holds all of a range."""
+        ...
+
+    def fileno(self) -> int:
+        """The file's descriptor."""
+        ...
 
 
 def _view_nothing(length: int, pos: int) -> memoryview | None:

@@ -213,8 +213,14 @@ class Connection(asyncio.BufferedProtocol):
             self._export.note_inline(done)
         self._begin(requests)
 
-    def _begin(self, requests: list[Request]) -> None:
-        """Start what could not be done at once, and send what was."""
+    def _begin(self, requests: list[Request], *, patient: bool = True) -> None:
+        """Start what could not be done at once, and send what was.
+
+        Args:
+            patient: whether a long read that comes first may wait for the next turn, if the disk
+                has done as much as it may in this one; those behind it may. Tasks would take their
+                shares of the turns to come.
+        """
         for number, request in enumerate(requests):
             if self._ending:
                 break
@@ -222,8 +228,12 @@ class Connection(asyncio.BufferedProtocol):
             if self._has_its_share or (long and self._outgoing.lagging):
                 self._put_off(requests[number:])
                 break
-            if not (long and self._finish_long(request)):
-                self._start(request)
+            if long and self._finish_long(request):
+                continue
+            if long and (patient or number) and self._export.renewed_soon():
+                self._put_off(requests[number:])
+                break
+            self._start(request)
         self._flush()
         self._balance()
 
@@ -260,12 +270,24 @@ class Connection(asyncio.BufferedProtocol):
 
     def _finish_long(self, request: Request) -> bool:
         """A long read of one piece, likewise."""
-        piece = self._export.try_read_long(request, self._replies, self._server.pool)
-        if piece is None:
-            return False
-        self._outgoing.send(piece)
+        if not self._send_from_file(request):
+            piece = self._export.try_read_long(request, self._replies, self._server.pool)
+            if piece is None:
+                return False
+            self._outgoing.send(piece)
         self._counters.inline_reads += 1
         self._counters.bytes_read += request.length
+        return True
+
+    def _send_from_file(self, request: Request) -> bool:
+        """Without a copy of ours."""
+        if not self._outgoing.takes_files:
+            return False
+        place = self._export.try_locate(request)
+        if place is None:
+            return False
+        head = self._replies.head(request.cookie, request.offset, request.length)
+        self._outgoing.send_file(head, *place, request.length)
         return True
 
     @property
@@ -285,7 +307,8 @@ class Connection(asyncio.BufferedProtocol):
     def _go_on(self) -> None:
         self._going_on = False
         requests, self._waiting = self._waiting, []
-        self._begin([request for request in requests if not self._finish_again(request)])
+        left = [request for request in requests if not self._finish_again(request)]
+        self._begin(left, patient=False)
 
     def _finish_again(self, request: Request) -> bool:
         one = request

@@ -96,6 +96,8 @@ class Export:
         self.pwrite_soon = None if self.readonly else getattr(disk, "pwrite_soon", None)
         self._try_readinto: Callable[[memoryview, int], bool] | None
         self._try_readinto = getattr(disk, "try_readinto", None)
+        self._try_locate: Callable[[int, int], tuple[int, int] | None] | None
+        self._try_locate = getattr(disk, "try_locate", None)
         self._renew_soon: Callable[[], None] | None = getattr(disk, "renew_soon", None)
         self._done_inline = 0
 
@@ -127,6 +129,13 @@ class Export:
         if self._done_inline >= _RENEW_EVERY and self._renew_soon is not None:
             self._done_inline = 0
             self._renew_soon()
+
+    def renewed_soon(self) -> bool:
+        """Whether all that can be done at once has been, for now: more can in the next turn."""
+        if self._renew_soon is None or not getattr(self.disk, "used_up", False):
+            return False
+        self._renew_soon()
+        return True
 
     # -------------------------------------------------------------- validation
 
@@ -213,6 +222,18 @@ class Export:
             step = min(len(zeroes), end - pos)
             await self.disk.pwrite(zeroes[:step] if step < len(zeroes) else zeroes, pos)
             pos += step
+
+    def try_locate(self, request: Request) -> tuple[int, int] | None:
+        """A descriptor and the offset in it of all that a long read wants, to be sent at once."""
+        if request.length > _PIECE or self._try_locate is None:
+            return None
+        try:
+            place = self._try_locate(request.length, request.offset)
+        except QEDError:  # whoever reads it again is told
+            return None
+        if place is not None:
+            self.note_inline(request.length // _UNIT)
+        return place
 
     def try_read_long(self, request: Request, replies: Replies, pool: BufferPool) -> Piece | None:
         """The whole reply to a long read, if one piece is enough and the disk need not wait."""

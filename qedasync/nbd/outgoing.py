@@ -7,9 +7,10 @@ A long reply waits for a client that lags behind; its buffers are used again whe
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TypeAlias
 
 from qedasync.nbd.buffers import BufferPool
@@ -38,6 +39,7 @@ class Outgoing:
         self.parts: list[bytes | bytearray] = []
         self._loop = loop
         self._pool = pool
+        self._socket = -1  # that takes pages of a file as they are
         self._uses_again = True
         self._lent: list[memoryview] = []  # to the transport, until it has sent them
         self._turn = asyncio.Lock()  # held by the long reply whose pieces leave
@@ -55,6 +57,7 @@ class Outgoing:
         one = transport.get_extra_info("socket")
         if one is not None and one.family == socket.AF_UNIX:  # the host sees to TCP's itself
             one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+            self._socket = -1 if inside_tls or not hasattr(os, "sendfile") else one.fileno()
 
     def lost(self) -> None:
         """The client has gone: nothing is sent, and nobody waits for that."""
@@ -93,6 +96,40 @@ class Outgoing:
             for view in self._lent:
                 self._pool.give(view)
             self._lent.clear()
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether :meth:`send_file` may be called now: nothing waits to be sent."""
+        transport = self.transport
+        return self._socket >= 0 and transport is not None and not transport.get_write_buffer_size()
+
+    def send_file(self, head: bytes, fd: int, offset: int, length: int) -> None:
+        """Send what comes before some bytes of a file, and then those.
+
+        They are the file's own pages until the client has read them: it gets what is written there
+        meanwhile, as if it had read a little later. What the socket does not take now is copied.
+
+        Args:
+            fd: a file whose range is in the page cache.
+        """
+        self.write(head)
+        sent = 0
+        if self.takes_files:
+            with suppress(OSError):  # it is full; or it has gone, as the transport will find out
+                sent = os.sendfile(self._socket, fd, offset, length)
+        if sent < length:
+            self._send_copy(fd, offset + sent, length - sent)
+
+    def _send_copy(self, fd: int, offset: int, length: int) -> None:
+        data = self._pool.take(length)
+        try:
+            done = os.preadv(fd, [data], offset)
+        except OSError:  # amid a reply: nothing that the client would understand can follow
+            if self.transport is not None:
+                self.transport.abort()
+            return
+        data[done:] = bytes(length - done)  # past the end of the file
+        self.send((b"", [data]))
 
     async def stream(self, pieces: AsyncGenerator[Piece, None]) -> None:
         """Send a long reply, piece by piece, when its turn comes. Raises what ``pieces`` raises."""

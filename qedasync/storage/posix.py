@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from qedasync.errors import StorageError, storage_error
 from qedasync.events import Event
@@ -43,6 +43,9 @@ from qedasync.storage.reading import RING_FROM, ReadQueue
 from qedasync.storage.transfer import total_length
 from qedasync.storage.workers import Job, Workers
 from qedasync.waiting import until_done
+
+if TYPE_CHECKING:
+    from qedasync.storage.residency import Residency
 
 __all__ = ["PosixStorage"]
 
@@ -108,6 +111,7 @@ class PosixStorage:
         self._write_scheduled = False
         self._closed = False
         self._map: FileMap | None = None
+        self._residency: Residency | None = None
         self._released: asyncio.Future[None] | None = None  # what a second close waits for
         self._truncations = 0  # that have succeeded
         self._flusher = Flusher(file.fd, loop, workers, self._reads.ring_in_time)
@@ -175,6 +179,18 @@ class PosixStorage:
         if self._map is None and not self._closed and not self.direct:
             self._map = FileMap.of(self._fd, self._loop)
         return self._map
+
+    def resident(self, offset: int, length: int) -> bool:
+        """Whether the page cache holds all of a range, so that sending it from :meth:`fileno` does
+        not wait for the disk.
+        """
+        if self._closed or not self._nowait:
+            return False
+        if self._residency is None:
+            from qedasync.storage.residency import Residency  # late: few need it
+
+            self._residency = Residency(self._fd)
+        return self._residency.holds(offset, length)
 
     def _note_foreign_write(self) -> None:
         self._flusher.unsynced = True

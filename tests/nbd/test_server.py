@@ -302,6 +302,29 @@ async def test_long_reads_of_a_client_that_lags_behind_wait_in_no_buffer(tmp_pat
                 assert await reader.readexactly(length) == content[start : start + length]
 
 
+async def test_long_reads_beyond_the_work_of_a_turn_wait_for_the_next_one_in_no_task(
+    tmp_path: Path,
+) -> None:
+    length, count = 128 << 10, 7
+    reads = [request(0, n, 1, cookie=n) for n in range(249)]
+    reads += [request(0, n << 12, length, cookie=n) for n in range(count)]
+    async with served(tmp_path) as (server, image):
+        content = Random(9).randbytes(length + (count << 12))
+        await image.pwrite(content, 0)
+        assert await image.pread(len(content), 0) == content  # so that all is at hand
+        async with raw_client(server, go(b"disk")) as (reader, writer):
+            await entered(reader)
+            image.renew_soon()
+            await asyncio.sleep(0)
+            writer.write(b"".join(reads))
+            await reader.readexactly(249 * 17)
+            for n in range(count):
+                assert struct.unpack(">IIQ", await reader.readexactly(16)) == (0x67446698, 0, n)
+                assert await reader.readexactly(length) == content[n << 12 : (n << 12) + length]
+        assert server.counters.inline_reads == 249 + count
+        assert server.counters.requests == {}
+
+
 async def test_long_read_of_a_client_that_has_left_ends(tmp_path: Path) -> None:
     async with served(tmp_path) as (server, image):
         await image.pwrite(b"x" * SIZE, 0)

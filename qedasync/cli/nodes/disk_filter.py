@@ -11,7 +11,7 @@ import qedasync
 
 __all__ = ["DiskFilter", "Shifted", "spread"]
 
-_SHORTCUTS = ("try_pread", "try_pwrite", "pwrite_soon", "lent", "bulk")
+_SHORTCUTS = ("try_pread", "try_pwrite", "pwrite_soon", "try_locate", "lent", "bulk")
 
 
 class DiskFilter:

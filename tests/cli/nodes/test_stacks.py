@@ -265,7 +265,7 @@ async def test_filters_are_disks_without_ways_around_them(image: Path) -> None:
             assert isinstance(disk, qedasync.Disk)
             assert disk.cluster_size == CLUSTER
             assert (disk.path, disk.readonly, disk.closed) == (str(image), False, False)
-            for way in ("try_pread", "try_pwrite", "pwrite_soon", "lent", "bulk"):
+            for way in ("try_pread", "try_pwrite", "pwrite_soon", "try_locate", "lent", "bulk"):
                 assert not hasattr(disk, way)
             await disk.pwrite(b"abc", 5)
             assert await disk.pread(3, 5) == b"abc"
