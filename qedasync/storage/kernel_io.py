@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 LONGEST = 64 << 10
-"""Bytes of the longest request, aligned; copying more would take the loop too long."""
+"""Bytes of the longest request; copying more would take the loop too long."""
 
 _TOGETHER = 16  # reads that leave before the loop's turn has ended: the device begins with them
 _USELESS = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EEXIST})
@@ -66,7 +66,7 @@ def ring_queue(fd: int, data: Memory) -> Queue | None:
     call = system_call()
     if call is not None:
         with contextlib.suppress(OSError):
-            return RingQueue(fd, data, LONGEST, call)
+            return RingQueue(fd, data, len(data.view) // SLOTS, call)
     return None
 
 
@@ -77,7 +77,7 @@ def aio_queue(
     found = calls()
     if found is not None:
         with contextlib.suppress(OSError):
-            return AioQueue(fd, data, LONGEST, found)
+            return AioQueue(fd, data, len(data.view) // SLOTS, found)
     return None
 
 
@@ -96,6 +96,7 @@ class KernelIO:
             ``refused`` set.
         make_queue: the host's way.
         alignment: of offsets and lengths, in bytes; a power of two.
+        longest: bytes of the longest request, aligned; the memory for it is taken when it is used.
 
     Attributes:
         active: whether it takes anything.
@@ -110,6 +111,7 @@ class KernelIO:
         make_queue: MakeQueue,
         *,
         alignment: int = ALIGNMENT,
+        longest: int = LONGEST,
     ) -> None:
         self._loop = loop
         self._done = done
@@ -123,7 +125,8 @@ class KernelIO:
         self._flushed: Flushed | None = None  # who hears of the flush under way
         self._idle: Settled | None = None
         self.writing = 0
-        memory = Memory(SLOTS * LONGEST)
+        self._longest = longest
+        memory = Memory(SLOTS * longest)
         self._data = memory.view
         self._queue = make_queue(fd, memory)
         self.active = self._queue is not None
@@ -138,7 +141,7 @@ class KernelIO:
         mask = self._mask
         skip = offset & mask
         span = (skip + length + mask) & ~mask
-        if not self.active or not self._free or not 0 < span <= LONGEST:
+        if not self.active or not self._free or not 0 < span <= self._longest:
             return None
         slot = self._free.pop()
         kind_at, read, _, length_at, offset_at, _ = self._layout
@@ -147,7 +150,7 @@ class KernelIO:
         words[word + length_at] = span
         words[word + offset_at] = offset - skip
         started: _Promise = self._loop.create_future()
-        self._reads[slot] = started, slot * LONGEST + skip, length
+        self._reads[slot] = started, slot * self._longest + skip, length
         self._ready.append(slot)
         if not self._due:
             self._due = True
@@ -195,10 +198,10 @@ class KernelIO:
         """Lay out a request in a free slot; None if this is not the way for it."""
         skip = transfer.offset & self._mask
         span = (skip + transfer.length + self._mask) & ~self._mask
-        if not 0 < span <= LONGEST or transfer.refused or not self._free:
+        if not 0 < span <= self._longest or transfer.refused or not self._free:
             return None
         slot = self._free.pop()
-        layout, word, where = self._layout, slot * WORDS, slot * LONGEST
+        layout, word, where = self._layout, slot * WORDS, slot * self._longest
         try:
             if write:
                 gather(transfer.buffers, self._data[where : where + span])
@@ -280,7 +283,7 @@ class KernelIO:
         skip = transfer.offset & self._mask
         if result < skip + transfer.length:
             return False
-        start = slot * LONGEST + skip
+        start = slot * self._longest + skip
         try:
             scatter(self._data[start : start + transfer.length], transfer.buffers)
         except (TypeError, ValueError):

@@ -19,6 +19,10 @@ __all__ = ["RING_FROM", "ReadQueue"]
 RING_FROM = 32
 """Reads that would block, before a ring is worth making."""
 
+_LONGEST = (
+    16 << 10
+)  # through the ring, whose memory is this times its slots; the rest takes threads
+
 
 class ReadQueue:
     """Reads of one descriptor on their way.
@@ -67,7 +71,7 @@ class ReadQueue:
             from qedasync.storage.kernel_io import KernelIO, ring_queue  # late: few need it
 
             fd, done = self._channel.fd, self._kernel_done
-            self.kernel = KernelIO(fd, self._loop, done, ring_queue, alignment=1)
+            self.kernel = KernelIO(fd, self._loop, done, ring_queue, alignment=1, longest=_LONGEST)
         return self.kernel
 
     def _kernel_done(self, reads: list[Transfer], writes: list[Transfer]) -> None:

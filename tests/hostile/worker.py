@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -70,6 +71,7 @@ class Gauge:
         self._reset = os.open("/proc/self/clear_refs", os.O_WRONLY)
         # Free memory goes back to the host first, or what one image leaves hides the next one's.
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        self._idle = self._program = 0
 
     def read(self, name: str) -> int:
         """A line of the status in bytes: ``VmSize``, ``VmRSS``, ``VmHWM`` (the most there was)."""
@@ -78,12 +80,22 @@ class Gauge:
                 return int(line.split()[1]) << 10
         raise KeyError(name)
 
-    def begin(self) -> int:
-        """Bytes in use now; ``VmHWM`` starts here."""
+    def begin(self) -> None:
+        """From here on :meth:`growth` counts; what earlier images have left behind is gone."""
+        gc.collect()
         if self._trim is not None:
             self._trim(0)
         os.write(self._reset, b"5")
-        return self.read("VmRSS")
+        self._idle, self._program = self.read("VmRSS"), self.read("RssFile")
+
+    def growth(self) -> int:
+        """Bytes in use at most since :meth:`begin`, beyond what there was.
+
+        Pages of the interpreter's own files do not count: a host short of memory takes them away
+        and brings them back as it likes.
+        """
+        came_back = max(0, self.read("RssFile") - self._program)
+        return self.read("VmHWM") - self._idle - came_back
 
 
 class TooLong(BaseException):
@@ -100,6 +112,8 @@ async def _run(images: Path, numbers: range, report: Report) -> None:
     for warm_up in range(0, 400, 7):  # whatever is imported late
         for mode in _MODES:
             await _use(hostile(warm_up, bases), warm_up, images, mode, Report())
+    gc.collect()
+    gc.freeze()  # what there is now need not be looked at again and again
     gauge = Gauge()
     wall = gauge.read("VmSize") + WALL
     resource.setrlimit(resource.RLIMIT_AS, (wall, wall))
@@ -115,10 +129,11 @@ async def _run(images: Path, numbers: range, report: Report) -> None:
 async def _watch(
     image: Hostile, number: int, images: Path, mode: Mode, report: Report, gauge: Gauge
 ) -> None:
-    idle, began = gauge.begin(), time.process_time()
+    gauge.begin()
+    began = time.process_time()
     with watch().looking() as seen:
         await _use(image, number, images, mode, report)
-    growth, seconds = gauge.read("VmHWM") - idle, time.process_time() - began
+    growth, seconds = gauge.growth(), time.process_time() - began
     report.outside += [f"{image.what}: {path}" for path in outside(seen, images)]
     if growth > report.growth:
         report.growth, report.growth_by = growth, image.what
