@@ -423,17 +423,6 @@ _PYTHON = (
         aim=25.0,
     ),
     Case(
-        "read-4k-map-aiofiles",
-        "Python's other ways",
-        "4 KiB reads of a mapped image, cached; aiofiles, seek and read, on a raw file",
-        "The same for whoever opens with map=True.",
-        _spread(20_000, mapped=True),
-        _FILLED,
-        (AIOFILES,),
-        bar=25.0,
-        aim=25.0,
-    ),
-    Case(
         "read-4k-executor",
         "Python's other ways",
         "4 KiB reads, cached; os.pread in a thread pool, on a raw file",

@@ -702,8 +702,7 @@ def open_image(
             callable that is asked; see :mod:`qedasync.backing`. An open disk takes the place of
             whatever the image names, and belongs to the image from here on.
         need_check_timeout: seconds without an allocating write after which the image is marked
-        clean;
-            0 for only at close.
+            clean; 0 for only at close.
         clock: time for the above; for tests.
         map: let :meth:`Image.read_view` show the page cache itself, and :meth:`Image.pread` copy
             from it, which is twice as fast (mode ``"r"``, with ``lock``).
