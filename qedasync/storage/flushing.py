@@ -1,25 +1,15 @@
-"""One ``fdatasync`` for everybody who asks for it meanwhile; by the kernel itself, or a thread."""
+"""One ``fdatasync`` for everybody who asks for it meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from qedasync.storage.host import datasync
 from qedasync.storage.workers import Workers
 from qedasync.waiting import Settled
 
-if TYPE_CHECKING:
-    from qedasync.storage.kernel_io import KernelIO
-
 __all__ = ["Flusher"]
-
-_UNKNOWN = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
-"""Answers to a flush that nobody has begun."""
 
 
 class Flusher:
@@ -29,23 +19,15 @@ class Flusher:
         fd: stays the caller's.
         loop: where completions are delivered.
         workers: threads.
-        kernel: finds what takes flushes without a thread, if there is anything; asked each time.
 
     Attributes:
         unsynced: whether anything has been written that no flush has covered; set by who writes.
     """
 
-    __slots__ = ("_current", "_fd", "_kernel", "_loop", "_next", "_workers", "unsynced")
+    __slots__ = ("_current", "_fd", "_loop", "_next", "_workers", "unsynced")
 
-    def __init__(
-        self,
-        fd: int,
-        loop: asyncio.AbstractEventLoop,
-        workers: Workers,
-        kernel: Callable[[], KernelIO | None],
-    ) -> None:
+    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, workers: Workers) -> None:
         self.unsynced = False
-        self._kernel = kernel
         self._fd = fd
         self._loop = loop
         self._workers = workers
@@ -82,19 +64,7 @@ class Flusher:
         flush, self._next = self._next, None
         self._current = flush
         self.unsynced = False
-        kernel = self._kernel()
-        if kernel is None or not kernel.start_flush(self._taken):
-            self._workers.submit(partial(flush.run, self._fd), self._done)
-
-    def _taken(self, result: int) -> None:
-        """The kernel says how it went; only if it does not know flushes, a thread is asked."""
-        assert self._current is not None
-        if -result in _UNKNOWN:
-            self._workers.submit(partial(self._current.run, self._fd), self._done)
-            return
-        if result < 0:
-            self._current.error = OSError(-result, os.strerror(-result))
-        self._done()
+        self._workers.submit(partial(flush.run, self._fd), self._done)
 
     def _done(self) -> None:
         flush, self._current = self._current, None

@@ -17,7 +17,7 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 
-from qedasync.storage.queue import FLUSH_SLOT, SLOTS, WORDS, Layout
+from qedasync.storage.queue import SLOTS, WORDS, Layout
 from qedasync.storage.syscalls import Memory, SystemCall
 
 __all__ = ["RingQueue"]
@@ -27,8 +27,7 @@ _SINGLE_ISSUER, _DEFER_TASKRUN = 1 << 12, 1 << 13
 _SINGLE_MMAP = 1  # both rings are in one map; Linux 5.4
 _GETEVENTS = 1
 _REGISTER_EVENTFD = 4
-_FSYNC, _READ, _WRITE = 3, 22, 23
-_ONLY_DATA = 1 << 32  # of a flush, in the word for the length
+_READ, _WRITE = 22, 23
 _RINGS_AT, _REQUESTS_AT = 0, 0x10000000
 _PARAMETERS = struct.Struct("<7I12x 10I 10I")
 """Sizes, flags, features; where things are in the submission ring, and in the completion ring."""
@@ -86,10 +85,7 @@ class RingQueue:
         for slot in range(SLOTS):
             self.words[slot * WORDS + 2] = address + slot * longest
             self.words[slot * WORDS + 4] = slot
-        self.words[FLUSH_SLOT * WORDS + 2] = 0
-        self.words[FLUSH_SLOT * WORDS + 3] = _ONLY_DATA
-        file = fd << 32
-        self.layout = Layout(0, _READ | file, _WRITE | file, 3, 1, _FSYNC | file)
+        self.layout = Layout(0, _READ | fd << 32, _WRITE | fd << 32, length=3, offset=1)
 
     def _tell_by_eventfd(self) -> None:
         self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -22,21 +22,12 @@ from qedasync.storage.base import Started
 from qedasync.storage.batch import Transfer
 from qedasync.storage.io_uring import RingQueue
 from qedasync.storage.linux_aio import AioCalls, AioQueue, host_calls
-from qedasync.storage.queue import FLUSH_SLOT, SLOTS, WORDS, Queue
+from qedasync.storage.queue import SLOTS, WORDS, Queue
 from qedasync.storage.syscalls import Memory, system_call
 from qedasync.storage.transfer import ALIGNMENT, gather, scatter
 from qedasync.waiting import Settled
 
-__all__ = [
-    "LONGEST",
-    "Done",
-    "Flushed",
-    "KernelIO",
-    "MakeQueue",
-    "aio_queue",
-    "best_queue",
-    "ring_queue",
-]
+__all__ = ["LONGEST", "Done", "KernelIO", "MakeQueue", "aio_queue", "best_queue", "ring_queue"]
 
 LONGEST = 64 << 10
 """Bytes of the longest request; copying more would take the loop too long."""
@@ -48,9 +39,6 @@ _USELESS = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM,
 Done = Callable[[list[Transfer], list[Transfer]], None]
 """Gets the reads and the writes that the kernel has let go of."""
 
-
-Flushed = Callable[[int], None]
-"""Hears how a flush has ended."""
 
 _Promise: TypeAlias = "asyncio.Future[bytearray | None]"
 
@@ -116,13 +104,13 @@ class KernelIO:
         self._loop = loop
         self._done = done
         self._mask = alignment - 1
-        self._free = list(range(1, SLOTS))  # the first is for flushes
-        # By slot: who waits, where the bytes will be, how many; what it is for, whether a write.
-        self._reads: dict[int, tuple[_Promise, int, int]] = {}
-        self._transfers: dict[int, tuple[Transfer, bool]] = {}
+        self._free = list(range(SLOTS))
+        self._reads: dict[
+            int, tuple[asyncio.Future[bytearray | None], int, int]
+        ] = {}  # slot -> future, where, bytes
+        self._transfers: dict[int, tuple[Transfer, bool]] = {}  # slot -> what, whether a write
         self._ready: list[int] = []  # slots with reads that wait for the turn's end
         self._due = False
-        self._flushed: Flushed | None = None  # who hears of the flush under way
         self._idle: Settled | None = None
         self.writing = 0
         self._longest = longest
@@ -144,8 +132,7 @@ class KernelIO:
         if not self.active or not self._free or not 0 < span <= self._longest:
             return None
         slot = self._free.pop()
-        kind_at, read, _, length_at, offset_at, _ = self._layout
-        words, word = self._words, slot * WORDS
+        (kind_at, read, _, length_at, offset_at), words, word = self._layout, self._words, slot * 8
         words[word + kind_at] = read
         words[word + length_at] = span
         words[word + offset_at] = offset - skip
@@ -158,20 +145,6 @@ class KernelIO:
         elif len(self._ready) == _TOGETHER:
             self._submit_ready()
         return started
-
-    def start_flush(self, flushed: Flushed) -> bool:
-        """Have the kernel make durable what was written; False if this is not the way.
-
-        One at a time. ``flushed`` gets 0, or minus an errno.
-        """
-        assert self._flushed is None
-        if not self.active or self._layout.flush is None:
-            return False
-        self._words[self._layout.kind] = self._layout.flush
-        if self._submit((FLUSH_SLOT,)):
-            return False
-        self._flushed = flushed
-        return True
 
     def start_reads(self, reads: Sequence[Transfer]) -> list[Transfer]:
         """Hand reads to the kernel; answers those that it does not take."""
@@ -247,8 +220,6 @@ class KernelIO:
         for slot, result in self._queue.completed():
             if slot in self._reads:
                 self._finish_read(slot, result)
-            elif slot == FLUSH_SLOT:
-                self._end_flush(result)
             else:
                 transfer, write = self._land(slot)
                 transfer.refused = not self._carried_out(slot, transfer, write, result)
@@ -263,11 +234,6 @@ class KernelIO:
         if not started.done():
             whole = result >= length + (where & self._mask)
             started.set_result(bytearray(self._data[where : where + length]) if whole else None)
-
-    def _end_flush(self, result: int) -> None:
-        flushed, self._flushed = self._flushed, None
-        assert flushed is not None
-        flushed(result)
 
     def _land(self, slot: int) -> tuple[Transfer, bool]:
         """The slot is free again; answers what it was for, and whether that was a write."""
@@ -294,7 +260,7 @@ class KernelIO:
 
     @property
     def _busy(self) -> bool:
-        return len(self._free) < SLOTS - 1 or self._flushed is not None
+        return len(self._free) < SLOTS
 
     def _tell_idle(self) -> None:
         if self._idle is not None and not self._busy:

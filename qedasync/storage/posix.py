@@ -114,7 +114,7 @@ class PosixStorage:
         self._residency: Residency | None = None
         self._released: asyncio.Future[None] | None = None  # what a second close waits for
         self._truncations = 0  # that have succeeded
-        self._flusher = Flusher(file.fd, loop, workers, self._reads.ring_in_time)
+        self._flusher = Flusher(file.fd, loop, workers)
 
     @classmethod
     async def open(

@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-__all__ = ["FLUSH_SLOT", "SLOTS", "WORDS", "Layout", "Queue"]
+__all__ = ["SLOTS", "WORDS", "Layout", "Queue"]
 
 SLOTS = 256
 """Requests that may be with the kernel at once; devices hardly take more. A power of two."""
-
-FLUSH_SLOT = 0
-"""The slot for flushes: nothing of it changes but the kind."""
 
 WORDS = 8
 """Words of 64 bits of one request."""
@@ -30,7 +27,6 @@ class Layout(NamedTuple):
         read, write: and what it says then.
         length: index of the word for the bytes to be moved.
         offset: index of the word for where in the file.
-        flush: what the kind's word says in :data:`FLUSH_SLOT`, or None: it takes no flushes.
     """
 
     kind: int
@@ -38,7 +34,6 @@ class Layout(NamedTuple):
     write: int
     length: int
     offset: int
-    flush: int | None = None
 
 
 class Queue(Protocol):

@@ -59,13 +59,11 @@ class ReadQueue:
 
     def start(self, length: int, offset: int) -> Started | None:
         """Have the kernel read ``length`` bytes; None if this is not the way."""
-        kernel = self.ring_in_time()
+        kernel = self.kernel or self._ring_in_time()
         return None if kernel is None else kernel.start_read(length, offset)
 
-    def ring_in_time(self) -> KernelIO | None:
-        """Count a request that blocks; after some of them there is a ring."""
-        if self.kernel is not None:
-            return self.kernel
+    def _ring_in_time(self) -> KernelIO | None:
+        """Count a read that would block; after some of them there is a ring."""
         self._until_ring -= 1
         if self._until_ring == 0:
             from qedasync.storage.kernel_io import KernelIO, ring_queue  # late: few need it
@@ -92,7 +90,8 @@ class ReadQueue:
 
         Cancellation: taken back if nobody has it yet, else after it has ended.
         """
-        self.ring_in_time()
+        if self.kernel is None:
+            self._ring_in_time()
         self._waiting.append(transfer)
         if not self._scheduled:
             self._scheduled = True

@@ -41,7 +41,6 @@ class Watched:
         self.submitted = asyncio.Event()
         self.at_most = SLOTS  # requests of one submit
         self.held = False  # whether nothing is said to be done
-        self.flush_answer: int | None = None  # instead of the host's
 
     def __call__(self, fd: int, data: Memory) -> Queue | None:
         queue = self._make(fd, data)
@@ -61,12 +60,7 @@ class Watched:
         return taken
 
     def completed(self) -> Iterable[tuple[int, int]]:
-        if self.held:
-            return ()
-        done = self._queue.completed()
-        if self.flush_answer is not None:
-            done = [(slot, result if slot else self.flush_answer) for slot, result in done]
-        return done
+        return () if self.held else self._queue.completed()
 
     def close(self) -> None:
         self.open -= 1
@@ -264,69 +258,6 @@ async def test_contexts_are_used_again(path: Path) -> None:
         async with opened(path, watched) as storage:
             assert await read(storage, 0, BLOCK) == DATA[:BLOCK]
     assert len(set(used)) == 1
-
-
-# ------------------------------------------------------------------- flushes
-
-
-@pytest.fixture
-def a_ring() -> Watched:
-    return Watched(ring_queue)
-
-
-async def test_flush_goes_to_the_ring_and_later_ones_share_it(path: Path, a_ring: Watched) -> None:
-    async with opened(path, a_ring) as storage:
-        await storage.write([bytes(BLOCK)], 0)
-        await asyncio.gather(*(storage.flush() for _ in range(5)))
-        assert a_ring.taken == [1, 1]
-        await storage.flush()
-        assert a_ring.taken == [1, 1], "there was nothing to flush"
-
-
-async def test_flush_that_fails_on_the_ring_raises_and_is_due_again(
-    path: Path, a_ring: Watched
-) -> None:
-    async with opened(path, a_ring) as storage:
-        await storage.write([bytes(BLOCK)], 0)
-        a_ring.flush_answer = -errno.EIO
-        for _ in range(2):
-            with pytest.raises(StorageError) as caught:
-                await storage.flush()
-            assert caught.value.errno == errno.EIO
-        a_ring.flush_answer = None
-        await storage.flush()
-        assert a_ring.taken == [1] * 4
-
-
-@pytest.mark.parametrize("answer", [-errno.EINVAL, -errno.EOPNOTSUPP])
-async def test_flush_that_the_ring_does_not_know_is_made_by_a_thread(
-    path: Path, a_ring: Watched, answer: int
-) -> None:
-    async with opened(path, a_ring) as storage:
-        await storage.write([bytes(BLOCK)], 0)
-        a_ring.flush_answer = answer
-        await storage.flush()
-        await storage.flush()
-        assert a_ring.taken == [1, 1]
-
-
-async def test_flush_is_made_by_a_thread_if_the_queue_takes_none(path: Path) -> None:
-    calls = Watched(aio_queue)
-    async with opened(path, calls) as storage:
-        await storage.write([bytes(BLOCK)], 0)
-        await storage.flush()
-        assert calls.taken == [1]
-
-
-async def test_close_waits_for_a_flush_that_the_ring_has(path: Path, a_ring: Watched) -> None:
-    async with opened(path, a_ring) as storage:
-        await storage.write([bytes(BLOCK)], 0)
-        a_ring.submitted.clear()
-        flushing = asyncio.create_task(storage.flush())
-        await a_ring.submitted.wait()
-        await storage.close()
-        await asyncio.wait_for(flushing, 10)
-    assert a_ring.open == 0
 
 
 # --------------------------------------------------------------- reads without a coroutine
