@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Self
 
+from qedasync.disk import check_range
 from qedasync.engine.allocator import Allocator
 from qedasync.engine.extents import Extent
 from qedasync.engine.header_file import HeaderFile
@@ -59,7 +60,7 @@ class BlockingDisk(ABC):
             StorageError, CorruptTable: the bytes cannot be had.
         """
         length = len(buffer)
-        self._check_range(offset, length)
+        check_range("disk", offset, length, self.size)
         if length:
             await self._read(buffer, offset)
         return length
@@ -69,7 +70,7 @@ class BlockingDisk(ABC):
 
         Raises: as :meth:`readinto`.
         """
-        self._check_range(offset, length)
+        check_range("disk", offset, length, self.size)
         return await self._status(offset, length) if length else []
 
     @abstractmethod
@@ -94,15 +95,6 @@ class BlockingDisk(ABC):
 
     @abstractmethod
     async def _status(self, offset: int, length: int) -> list[Extent]: ...
-
-    def _check_range(self, offset: int, length: int) -> None:
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise RequestError(
-                f"{length} bytes at offset {offset} are not inside the disk of {self.size} bytes",
-                offset=offset,
-                length=length,
-                size=self.size,
-            )
 
 
 class BlockingImage(BlockingDisk):

@@ -27,7 +27,7 @@ from qedasync.events import Event
 from qedasync.format.header import whole_sectors
 from qedasync.storage.base import ReadBuffers, StorageBase, Write, WriteBuffers
 
-__all__ = ["ClosesOnExit", "Disk", "DiskStorage", "DiskSource"]
+__all__ = ["ClosesOnExit", "Disk", "DiskStorage", "DiskSource", "check_range"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -86,6 +86,21 @@ class Disk(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+def check_range(what: str, offset: int, length: int, size: int) -> None:
+    """Raise RequestError unless ``[offset, offset + length)`` is inside ``[0, size)``.
+
+    Args:
+        what: that has this size, for the message.
+    """
+    if offset < 0 or length < 0 or offset + length > size:
+        raise RequestError(
+            f"{length} bytes at offset {offset} are not inside the {what} of {size} bytes",
+            offset=offset,
+            length=length,
+            size=size,
+        )
 
 
 class ClosesOnExit(ABC):

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from qedasync.backing import ChainFiles, open_backing, open_new_backing
-from qedasync.disk import Buffer, ClosesOnExit, Disk, DiskSource
+from qedasync.disk import Buffer, ClosesOnExit, Disk, DiskSource, check_range
 from qedasync.engine.buffers import cut
 from qedasync.engine.bulk import Bulk
 from qedasync.engine.core import Engine, EngineOptions
@@ -615,14 +615,7 @@ class Image(ClosesOnExit):
 
     def _check_range(self, offset: int, length: int) -> None:
         self._check_open()
-        size = self._engine.image_size
-        if offset < 0 or length < 0 or offset + length > size:
-            raise RequestError(
-                f"{length} bytes at offset {offset} are not inside the image of {size} bytes",
-                offset=offset,
-                length=length,
-                size=size,
-            )
+        check_range("image", offset, length, self._engine.image_size)
 
 
 def as_buffer(data: Buffer) -> Buffer:

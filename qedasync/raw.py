@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Literal, NamedTuple
 
-from qedasync.disk import Buffer, ClosesOnExit
+from qedasync.disk import Buffer, ClosesOnExit, check_range
 from qedasync.engine.budget import Budget
 from qedasync.engine.extents import Extent
 from qedasync.engine.gate import Gate
@@ -284,13 +284,7 @@ class RawImage(ClosesOnExit):
 
     def _check_range(self, offset: int, length: int) -> None:
         self._check_open()
-        if offset < 0 or length < 0 or offset + length > self._size:
-            raise RequestError(
-                f"{length} bytes at offset {offset} are not inside the image of {self._size} bytes",
-                offset=offset,
-                length=length,
-                size=self._size,
-            )
+        check_range("image", offset, length, self._size)
 
 
 class _Wish(NamedTuple):

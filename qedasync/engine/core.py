@@ -170,6 +170,7 @@ class Engine:
         self.budget = Budget(self.loop)
         self.may_write_inline = options.writable
         self._try_read_into = storage.try_read_into
+        self._resident = storage if isinstance(storage, Resident) else None
         self._viewer: Viewer | None = None
         young = self.cache.young
         self._try_unmapped = bind_unmapped(self, self.tables)
@@ -293,18 +294,18 @@ class Engine:
         Raises:
             CorruptTable: the entry cannot be used.
         """
-        budget, storage = self.budget, self.storage
-        if not isinstance(storage, Resident) or budget.reads >= budget.limit:
+        budget, file = self.budget, self._resident
+        if file is None or budget.reads >= budget.limit:
             return None
         if length <= 0 or not 0 <= pos <= self.image_size - length:
             return None
         found = self.tables.lookup(pos, length)
         if type(found) is not Lookup or found.kind is not ClusterKind.FOUND:
             return None
-        if found.length < length or not storage.resident(found.offset, length):
+        if found.length < length or not file.resident(found.offset, length):
             return None
         budget.charge(length)
-        return storage.fileno(), found.offset
+        return file.fileno(), found.offset
 
     async def read(self, length: int, pos: int) -> bytearray:
         """``length`` bytes inside the image, from ``pos`` on: what :meth:`try_read` did not give.

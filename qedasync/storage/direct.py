@@ -1,9 +1,9 @@
-"""The fast storage past the page cache (``O_DIRECT``): native AIO first, threads for the rest.
+"""The fast storage past the page cache (``O_DIRECT``): the kernel's queues first, then threads.
 
 Nothing here is cached, so nothing is made inline, and a thread for each request in flight would be
-slow. What native AIO takes goes to the kernel in one call for all that wait in a turn of the loop;
-what it does not, or not in full, goes the way of every other storage, which reports errors and
-knows what lies past the end.
+slow. What io_uring or native AIO takes goes to the kernel in few calls for all that wait in a turn
+of the loop; what it does not, or not in full, goes the way of every other storage, which reports
+errors and knows what lies past the end.
 
 The race to keep in mind: an unaligned write reads blocks and writes them back, so it runs alone.
 """

@@ -39,7 +39,6 @@ _USELESS = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM,
 Done = Callable[[list[Transfer], list[Transfer]], None]
 """Gets the reads and the writes that the kernel has let go of."""
 
-
 _Promise: TypeAlias = "asyncio.Future[bytearray | None]"
 
 
@@ -105,10 +104,9 @@ class KernelIO:
         self._done = done
         self._mask = alignment - 1
         self._free = list(range(SLOTS))
-        self._reads: dict[
-            int, tuple[asyncio.Future[bytearray | None], int, int]
-        ] = {}  # slot -> future, where, bytes
-        self._transfers: dict[int, tuple[Transfer, bool]] = {}  # slot -> what, whether a write
+        # By slot: who waits, where the bytes will be, how many; what it is for, whether a write.
+        self._reads: dict[int, tuple[_Promise, int, int]] = {}
+        self._transfers: dict[int, tuple[Transfer, bool]] = {}
         self._ready: list[int] = []  # slots with reads that wait for the turn's end
         self._due = False
         self._idle: Settled | None = None
@@ -132,10 +130,7 @@ class KernelIO:
         if not self.active or not self._free or not 0 < span <= self._longest:
             return None
         slot = self._free.pop()
-        (kind_at, read, _, length_at, offset_at), words, word = self._layout, self._words, slot * 8
-        words[word + kind_at] = read
-        words[word + length_at] = span
-        words[word + offset_at] = offset - skip
+        self._lay_out(slot, self._layout.read, span, offset - skip)
         started: _Promise = self._loop.create_future()
         self._reads[slot] = started, slot * self._longest + skip, length
         self._ready.append(slot)
@@ -174,19 +169,26 @@ class KernelIO:
         if not 0 < span <= self._longest or transfer.refused or not self._free:
             return None
         slot = self._free.pop()
-        layout, word, where = self._layout, slot * WORDS, slot * self._longest
+        layout, where = self._layout, slot * self._longest
         try:
             if write:
                 gather(transfer.buffers, self._data[where : where + span])
-            self._words[word + layout.offset] = transfer.offset - skip
+            self._lay_out(
+                slot, layout.write if write else layout.read, span, transfer.offset - skip
+            )
         except (TypeError, ValueError):  # a buffer of another shape, or no such offset
             self._free.append(slot)
             return None
-        self._words[word + layout.kind] = layout.write if write else layout.read
-        self._words[word + layout.length] = span
         self.writing += write
         self._transfers[slot] = transfer, write
         return slot
+
+    def _lay_out(self, slot: int, kind: int, span: int, offset: int) -> None:
+        """Fill in what changes of the slot's request; raises ValueError for no such offset."""
+        words, layout, word = self._words, self._layout, slot * WORDS
+        words[word + layout.offset] = offset
+        words[word + layout.kind] = kind
+        words[word + layout.length] = span
 
     def _submit_due(self) -> None:
         self._due = False

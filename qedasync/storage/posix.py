@@ -1,10 +1,10 @@
 """The fast storage: one file descriptor, inline reads, batched threads for the rest.
 
 Reads that the page cache can serve finish inside the caller (``preadv2`` with ``RWFNOWAIT``). What
-would block goes to a few threads: reads spread over them, several a hop; writes to a buffered file
-go one batch at a time, and everything that arrives while a batch runs leaves with the next one, so
-a hop through a thread is paid by many writes together (the kernel serialises buffered writes to one
-file anyway). Concurrent flushes share one ``fdatasync``.
+would block goes to io_uring or a few threads (:mod:`qedasync.storage.reading`). Writes to a
+buffered file go to a thread one batch at a time, and everything that arrives while a batch runs
+leaves with the next one, so a hop through a thread is paid by many writes together (the kernel
+serialises buffered writes to one file anyway). Concurrent flushes share one ``fdatasync``.
 
 The race to keep in mind: the threads touch buffers that belong to waiting tasks. Every waiter is a
 :class:`~qedasync.storage.workers.Settled`, so no task comes back while a thread still has its
