@@ -45,7 +45,7 @@ def private_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     assert helpers_of(tmp_path) == []
 
 
-def helpers_of(folder: Path) -> list[str]:
+def processes_of(folder: Path) -> list[str]:
     """The command lines of processes that have a file of the folder among their arguments."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
@@ -53,9 +53,14 @@ def helpers_of(folder: Path) -> list[str]:
             words = entry.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
         except OSError:
             continue
-        if str(folder) in words and "qemu-nbd" in words:
+        if str(folder) in words:
             found.append(words)
     return found
+
+
+def helpers_of(folder: Path) -> list[str]:
+    """Those of them that are, or start, a qemu-nbd."""
+    return [words for words in processes_of(folder) if "qemu-nbd" in words]
 
 
 def make(path: Path, fmt: str, size: int = 4 * MIB, *options: str) -> Path:
@@ -431,7 +436,7 @@ def test_process_that_is_killed_takes_its_helper_along(
             time.sleep(milliseconds / 1000)  # a moment of its work, whichever
         process.kill()
     until = time.monotonic() + 20
-    while helpers_of(tmp_path):
+    while processes_of(tmp_path):  # a helper to be is a copy of the process, for a moment
         assert time.monotonic() < until
         time.sleep(0.01)
     if milliseconds is not None:  # perhaps killed before there was anybody to remove it
