@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from qedasync.storage.file_map import WINDOW, FileMap
+from qedasync.storage.thread_usage import major_faults
 
 SIZE = 3 * WINDOW + 1000
 CONTENT = os.urandom(SIZE)
@@ -148,9 +149,16 @@ async def test_refresh_after_a_page_came_from_disk_every_window_is_looked_at_aga
     async with mapped(path) as (file, fd):
         assert len(os.pread(fd, WINDOW, 0)) == WINDOW
         assert file.probe(0, 1)
-        forget_pages(fd)
-        for window in range(1, 64):  # one of them, at least, has been dropped
-            assert file.view[window * WINDOW] == CONTENT[0]
+        before = major_faults()
+        for _ in range(200):  # the host drops a page when it likes: here none, in one run of many
+            forget_pages(fd)
+            for window in range(1, 64):
+                assert file.view[window * WINDOW] == CONTENT[0]
+            if major_faults() != before:
+                break
+            await asyncio.sleep(0.001)
+        else:
+            pytest.skip("the host drops no page of a file")
         assert file.resident == {0}
         file.refresh()
         assert not file.resident
